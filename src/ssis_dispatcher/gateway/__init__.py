@@ -1,0 +1,1 @@
+"""The gateway turns HTTP into requests and back, and decides nothing."""

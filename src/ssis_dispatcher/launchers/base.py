@@ -1,0 +1,47 @@
+"""The Launcher protocol: all that the dispatcher asks of a platform.
+
+A launcher decides nothing. It carries out what it is told, tells the truth about what happened, and never raises
+anything but `LaunchFailed` for reasons that lie in the platform. ``tests/launchers/test_contract.py`` holds every
+launcher to this page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from ssis_dispatcher.core.messages import AnyEvent, Failure, Launch, ServerReady
+
+Report = Callable[[AnyEvent], None]
+
+
+class LaunchFailed(Exception):
+    """A launch came to nothing, and whatever it had taken is free again."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Launcher(Protocol):
+    """One platform."""
+
+    name: str
+
+    async def watch(self, report: Report) -> None:
+        """Report `InventoryChanged` first, then everything that happens by itself: changes of the inventory,
+        `ServerAdopted`, and `ServerFailed` for servers whose launch had already succeeded. Runs until cancelled."""
+
+    async def launch(self, order: Launch, report: Report) -> ServerReady:
+        """Start a server and return when it can answer. Phases go to ``report`` as `ServerProgressed` (and the node as
+        `ServerPlaced` where the platform chooses it). Raises `LaunchFailed`. Cancelling it leaves the server to `stop`."""
+
+    async def stop(self, server: str, grace: float) -> None:
+        """Stop a server, starting or running: let it finish what it has for ``grace`` seconds, then by force. Returns
+        when its slice is free; unknown servers are already stopped."""
+
+    def logs(self, server: str) -> list[str]:
+        """The last lines the server printed, redacted, oldest first; also after it failed. Empty when unknown."""
+
+    async def close(self) -> None:
+        """Let go of the platform. Servers that cannot outlive the dispatcher are stopped."""
