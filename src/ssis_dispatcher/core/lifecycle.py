@@ -1,0 +1,317 @@
+"""Servers: starting, serving, idling, failing, stopping."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ssis_dispatcher.core.book import Book
+from ssis_dispatcher.core.messages import (
+    Failure,
+    FailureKind,
+    ModelDescribed,
+    ModelForgotten,
+    ModelPinned,
+    ModelRejected,
+    Remember,
+    ServerAdopted,
+    ServerFailed,
+    ServerPlaced,
+    ServerProgressed,
+    ServerReady,
+    ServerStopped,
+    Stop,
+    StopAsked,
+)
+from ssis_dispatcher.core.servers import Server, State, server_name
+from ssis_dispatcher.core.states import ModelState
+from ssis_dispatcher.errors import Problem
+
+if TYPE_CHECKING:
+    from ssis_dispatcher.core.fleet import Fleet
+
+
+class Lifecycle:
+    """What becomes of a server, and what its model learns from that."""
+
+    def __init__(self, book: Book, fleet: Fleet) -> None:
+        self._book = book
+        self._fleet = fleet
+
+    # What is known of a model
+
+    def described(self, event: ModelDescribed, now: float) -> None:
+        state = self._book.models.get(event.model.key)
+        if state is None:
+            return
+        state.describing = False
+        state.profile, state.fits_kinds = event.profile, -1
+        state.pinned = state.pinned or event.profile.pinned
+        if state.need is not None:
+            self._fleet.allotment.hang(state.need)
+            self._fleet.allotment.place(state.need, now)
+        self._book.forget_if_empty(state, now)
+
+    def rejected(self, event: ModelRejected, now: float) -> None:
+        state = self._book.models.get(event.model.key)
+        if state is not None:
+            state.describing = False
+            self._fleet.intake.refuse_line(state, event.problem, now)
+
+    def forgotten(self, event: ModelForgotten, now: float) -> None:
+        state = self._book.models.get(event.key)
+        if state is not None and state.need is None:
+            state.profile, state.problem = None, None
+            state.floor_mib, state.pause_until = 0, 0.0
+            self._book.forget_if_empty(state, now)
+
+    def pinned(self, event: ModelPinned, now: float) -> None:
+        state = self._book.models.get(event.model.key) or ModelState(event.model)
+        self._book.models[event.model.key] = state
+        state.pinned = event.pinned
+        for server in list(state.ready):
+            if not server.busy and not event.pinned:
+                self._arm_keep_alive(server, now)
+                self._may_be_evicted(server, now)
+        self._book.forget_if_empty(state, now)
+
+    # Starting
+
+    def starts(self, server: Server, now: float) -> float:
+        """Enter a new server into the book; its start budget in seconds."""
+        state = server.model
+        server.extra = bool(state.servers)
+        self._book.servers[server.id] = state.servers[server.id] = server
+        budget = self._budget(server)
+        server.start_deadline = now + budget
+        self._book.timers.at(server.start_deadline, lambda later: self._start_due(server, later))
+        return budget
+
+    def _budget(self, server: Server) -> float:
+        policy = self._book.policy
+        return max(policy.start_wait, policy.start_factor * server.profile.start_seconds)
+
+    def placed(self, event: ServerPlaced, now: float) -> None:
+        server = self._book.servers.get(event.server)
+        if server is None or server.bin.node == event.node:
+            return
+        before, server.bin = server.bin, self._book.stock.bin(event.node, server.bin.shelf.slice)
+        server.bin.shelf.change(server.bin, ours=server.count)
+        before.shelf.change(before, ours=-server.count)
+        self._fleet.allotment.offer(before.shelf, now)
+
+    def progressed(self, event: ServerProgressed, now: float) -> None:
+        """Bytes that come in are life: while a model downloads, the start budget counts from the last word of it."""
+        server = self._book.servers.get(event.server)
+        if server is not None and server.state is State.STARTING:
+            server.phase, server.detail = event.phase, event.detail
+            if event.phase == "downloading":
+                server.start_deadline = now + self._budget(server)
+
+    def ready(self, event: ServerReady, now: float) -> None:
+        server = self._book.servers.get(event.server)
+        if server is None or server.state is not State.STARTING or not server.enter(ServerReady):
+            return
+        server.address = event.address
+        server.seats = event.seats or server.seats
+        self._remember(server, "ready", now, event.cause)
+        self._serve(server, now, event.cause)
+
+    def _serve(self, server: Server, now: float, cause: str) -> None:
+        """A server can answer: seat its line; its dwell time and its idle time begin."""
+        state, book = server.model, self._book
+        server.phase, server.detail = "ready", ""
+        server.ready_at = state.clock = now
+        server.evictable_at = now + book.policy.dwell
+        if server.owner is not None:
+            server.owner.held -= 1
+        state.ready.append(server)
+        book.timers.at(server.evictable_at, lambda later: self._may_be_evicted(server, later))
+        book.timers.at(now + book.policy.settled_after, lambda later: self._settled(server))
+        self._fleet.intake.grant(server, now, cause)
+        if not server.busy:
+            server.idle_since = now
+            self._arm_keep_alive(server, now)
+        self._fleet.intake.arm(state)
+        if state.line:
+            self._fleet.allotment.watch_line(state, now)
+
+    def adopted(self, event: ServerAdopted, now: float) -> None:
+        """A server of ours runs already. One on a pool that does not exist is left alone."""
+        book = self._book
+        bin = book.stock.named(event.node, event.slice)
+        if event.server in book.servers or bin is None:
+            return
+        state = book.models.setdefault(event.model.key, ModelState(event.model))
+        state.profile = state.profile or event.profile
+        replica = next((n for n in range(64) if server_name(event.model, n) == event.server), 64 + len(state.servers))
+        server = Server(event.server, replica, book.next_order(), state, event.profile, bin, event.count, now)
+        server.seats, server.context = event.seats, event.profile.context
+        server.owner = book.caller("operator", now)
+        server.owner.held += 1
+        bin.shelf.change(bin, ours=event.count)
+        self.starts(server, now)
+        if event.address is not None and server.enter(ServerReady):
+            server.address = event.address
+            self._serve(server, now, event.cause)
+
+    # Failing
+
+    def _start_due(self, server: Server, now: float) -> None:
+        if server.state is not State.STARTING:
+            return
+        if server.start_deadline > now:
+            self._book.timers.at(server.start_deadline, lambda later: self._start_due(server, later))
+            return
+        doing = f"{server.phase} {server.detail}".rstrip()
+        failure = Failure(FailureKind.TIMED_OUT, f"not ready after {now - server.born:.0f} s ({doing})")
+        self._learn(server, failure, now, "timer")
+        self.stop(server, "start timed out", "timer")
+        self._after(server.model, now)
+
+    def failed(self, event: ServerFailed, now: float) -> None:
+        server = self._book.servers.get(event.server)
+        if server is None:
+            return
+        told_to = server.state is State.STOPPING
+        if not told_to:
+            self._learn(server, event.failure, now, event.cause)
+        server.enter(ServerFailed)
+        self._remove(server, now)
+
+    def _learn(self, server: Server, failure: Failure, now: float, cause: str) -> None:
+        """What a failure means for the next launch of this model: a larger slice, or a pause that grows each time."""
+        state, policy = server.model, self._book.policy
+        self._book.failures += 1
+        state.failures += 1
+        pause = min(policy.pause_most, policy.pause_first * 2.0 ** min(state.failures - 1, 32))
+        if failure.kind is FailureKind.OUT_OF_MEMORY:
+            state.floor_mib = max(state.floor_mib, server.bin.shelf.slice.memory_mib * server.count + 1)
+            state.fits_kinds = -1
+            self._remember(server, "out_of_memory", now, cause)
+            pause = 0.0
+        elif failure.kind is FailureKind.MISCONFIGURED:
+            pause = max(pause, 30.0)
+        elif failure.kind is FailureKind.LOST or self._lived(server, now):
+            pause = 0.0
+        state.pause_until = now + pause
+        message = f"{state.model.id} failed: {failure.message}"
+        state.problem = Problem(503, "model_failed", message, retry_after=pause or None)
+        if pause:
+            self._book.timers.at(state.pause_until, lambda later: self._book.forget_if_empty(state, later))
+
+    def _lived(self, server: Server, now: float) -> bool:
+        return server.ready_at is not None and now - server.ready_at >= self._book.policy.settled_after
+
+    def _settled(self, server: Server) -> None:
+        if server.state is State.READY:
+            server.model.failures = 0
+            server.model.problem = None
+
+    # Ending
+
+    def stop(self, server: Server, why: str, cause: str) -> None:
+        """Tell a server to go. Its slice stays taken until it is gone."""
+        if server.enter(Stop):
+            server.why = why
+            server.phase, server.detail = "stopping", why
+            if server in server.model.ready:
+                server.model.ready.remove(server)
+            if not server.claimed:
+                server.bin.shelf.retiring[server.id] = server
+            self._book.out.append(Stop(cause, server.id, why))
+
+    def stop_asked(self, event: StopAsked, now: float) -> None:
+        """An operator's word. A busy server takes nobody in any more, and goes when the last request has ended."""
+        server = self._book.servers.get(event.server)
+        if server is None or server.state is State.STOPPING or server.leaving:
+            return
+        why = "asked by an operator"
+        if server.busy:
+            server.leaving, server.why = True, why
+            server.model.ready.remove(server)
+        else:
+            self.stop(server, why, event.cause)
+        self._after(server.model, now)
+
+    def stopped(self, event: ServerStopped, now: float) -> None:
+        server = self._book.servers.get(event.server)
+        if server is not None:
+            server.enter(ServerStopped)
+            self._remove(server, now)
+
+    def _remove(self, server: Server, now: float) -> None:
+        """A server is gone: its slice goes to whose turn it is, its line needs another."""
+        state, shelf, book = server.model, server.bin.shelf, self._book
+        server.state = State.GONE
+        del book.servers[server.id]
+        del state.servers[server.id]
+        if server in state.ready:
+            state.ready.remove(server)
+        shelf.retiring.pop(server.id, None)
+        shelf.change(server.bin, ours=-server.count)
+        if server.owner is not None and (server.busy or server.ready_at is None):
+            server.owner.held -= 1
+        self._fleet.allotment.freed(server, now)
+        self._after(state, now)
+
+    def _after(self, state: ModelState, now: float) -> None:
+        """The line has lost a server it may have counted on, and its clock starts again."""
+        state.clock = now
+        self._fleet.allotment.need_again(state, now)
+        self._fleet.intake.arm(state)
+        self._book.forget_if_empty(state, now)
+
+    def _remember(self, server: Server, outcome: str, now: float, cause: str) -> None:
+        slice = server.bin.shelf.slice
+        memory = slice.memory_mib * server.count
+        self._book.out.append(
+            Remember(cause, server.model.model, slice.name, slice.kind, memory, outcome, now - server.born)
+        )
+
+    # Idling
+
+    def went_idle(self, server: Server, now: float, cause: str) -> bool:
+        """The last request of a server has ended. True when nothing followed from it (the usual, and it must be cheap)."""
+        if server.owner is not None:
+            server.owner.held -= 1
+        server.idle_since = now
+        if server.leaving:
+            self.stop(server, server.why, cause)
+            return False
+        if now >= server.evictable_at:
+            if not server.indexed:
+                server.bin.shelf.index(server, self._book.policy.reload_weight)
+            if server.bin.shelf.wants:
+                self._fleet.allotment.evict_for_waiting(server.bin.shelf, now)
+                return False
+        if server.keep_armed:
+            return True
+        self._arm_keep_alive(server, now)
+        return False
+
+    def _may_be_evicted(self, server: Server, now: float) -> None:
+        """Its dwell time is over, or its pin gone."""
+        idle = server.state is State.READY and not server.busy and not server.model.pinned
+        if idle and now >= server.evictable_at:
+            server.bin.shelf.index(server, self._book.policy.reload_weight)
+            self._fleet.allotment.evict_for_waiting(server.bin.shelf, now)
+
+    def _keep_alive(self, server: Server) -> float:
+        own = server.profile.keep_alive
+        return self._book.policy.keep_alive if own is None else own
+
+    def _arm_keep_alive(self, server: Server, now: float) -> None:
+        """One timer a server, which looks when it comes due whether the server was used meanwhile."""
+        if not server.keep_armed:
+            server.keep_armed = True
+            due = server.idle_since + self._keep_alive(server)
+            self._book.timers.at(max(now, due), lambda later: self._keep_alive_due(server, later))
+
+    def _keep_alive_due(self, server: Server, now: float) -> None:
+        server.keep_armed = False
+        if server.state is not State.READY or server.busy or server.model.pinned:
+            return
+        if server.idle_since + self._keep_alive(server) > now:
+            self._arm_keep_alive(server, now)
+        else:
+            self.stop(server, f"idle for {now - server.idle_since:.0f} s", "timer")

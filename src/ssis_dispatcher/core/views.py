@@ -1,0 +1,308 @@
+"""What the fleet shows of itself: the one source of metrics, command line, API and dashboard. Reads only.
+
+Seconds are relative to ``now``. The shapes are those of the operations API, so that nobody has to translate them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ssis_dispatcher.core.book import Book
+from ssis_dispatcher.core.lines import Ticket
+from ssis_dispatcher.core.messages import Model
+from ssis_dispatcher.core.placement import Candidate, Plan, candidates
+from ssis_dispatcher.core.servers import Server, State
+from ssis_dispatcher.core.shelves import Bin
+from ssis_dispatcher.core.sizing import Fit, Profile
+from ssis_dispatcher.core.states import ModelState
+
+_SHOWN = 100
+
+
+class ServerView(msgspec.Struct, frozen=True):
+    """One server. ``idle_seconds`` is None while it works."""
+
+    id: str
+    model: str
+    revision: str
+    engine: str
+    key: str
+    state: str
+    phase: str
+    detail: str
+    slice: str
+    count: int
+    node: str
+    seats: int
+    busy: int
+    waiting: int
+    context: int
+    age_seconds: float
+    idle_seconds: float | None
+    address: str | None
+    pinned: bool
+    extra: bool
+
+
+class SliceView(msgspec.Struct, frozen=True):
+    """One pool: what a node has of one slice kind, what others hold, what our servers hold, what is free."""
+
+    node: str
+    name: str
+    kind: str
+    memory_mib: int
+    compute: float
+    source: str
+    total: int
+    taken: int
+    ours: int
+    free: int
+
+
+class WaitingView(msgspec.Struct, frozen=True):
+    """One waiting request. ``cause`` is the request id that its caller sees."""
+
+    id: str
+    caller: str
+    position: int
+    waited_seconds: float
+
+
+class LineView(msgspec.Struct, frozen=True):
+    """One model's line; at most the first hundred requests are listed."""
+
+    model: str
+    key: str
+    phase: str
+    waiting: int
+    oldest_seconds: float
+    why: str
+    expected_seconds: float | None
+    requests: tuple[WaitingView, ...]
+
+
+class RequestView(msgspec.Struct, frozen=True):
+    """Where one request stands."""
+
+    model: str
+    state: str
+    phase: str
+    position: int | None
+    expected_seconds: float | None
+    why: str
+    server: str | None
+    detail: str
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """The whole situation, with counters since the start."""
+
+    servers: tuple[ServerView, ...]
+    slices: tuple[SliceView, ...]
+    waiting: int
+    waiting_bytes: int
+    seated: int
+    launches: int
+    evictions: int
+    failures: int
+    refusals: int
+    seatings: int
+    draining: bool
+
+
+def statistics(book: Book, now: float) -> Statistics:
+    return Statistics(
+        servers=tuple(_server(server, now) for server in book.servers.values()),
+        slices=tuple(_slice(bin) for shelf in book.stock.shelves.values() for bin in shelf.bins.values()),
+        waiting=len(book.waiting),
+        waiting_bytes=book.waiting_bytes,
+        seated=len(book.seated),
+        launches=book.launches,
+        evictions=book.evictions,
+        failures=book.failures,
+        refusals=book.refusals,
+        seatings=book.seatings,
+        draining=book.draining,
+    )
+
+
+def _server(server: Server, now: float) -> ServerView:
+    state = server.model
+    idle = server.state is State.READY and not server.busy
+    return ServerView(
+        id=server.id,
+        model=state.model.id,
+        revision=state.model.revision,
+        engine=state.model.engine,
+        key=state.model.key,
+        state=server.state,
+        phase=server.phase,
+        detail=server.detail,
+        slice=server.bin.shelf.slice.name,
+        count=server.count,
+        node=server.bin.node,
+        seats=server.seats,
+        busy=server.busy,
+        waiting=len(state.line),
+        context=server.context,
+        age_seconds=now - server.born,
+        idle_seconds=now - server.idle_since if idle else None,
+        address=server.address,
+        pinned=state.pinned,
+        extra=server.extra,
+    )
+
+
+def _slice(bin: Bin) -> SliceView:
+    slice = bin.shelf.slice
+    return SliceView(
+        node=bin.node,
+        name=slice.name,
+        kind=slice.kind,
+        memory_mib=slice.memory_mib,
+        compute=slice.compute,
+        source=slice.source,
+        total=bin.total,
+        taken=bin.taken,
+        ours=bin.ours,
+        free=max(0, bin.free),
+    )
+
+
+def lines(book: Book, now: float) -> tuple[LineView, ...]:
+    """Every line in which somebody waits."""
+    return tuple(_line(state, now) for state in book.models.values() if state.line)
+
+
+def _line(state: ModelState, now: float) -> LineView:
+    oldest = state.line.oldest()
+    assert oldest is not None
+    return LineView(
+        model=state.model.id,
+        key=state.model.key,
+        phase=state.phase(),
+        waiting=len(state.line),
+        oldest_seconds=now - oldest.arrived,
+        why=state.why(),
+        expected_seconds=expected(state, 1, now),
+        requests=tuple(
+            _waiting(ticket, position, now) for position, ticket in enumerate(state.line.in_turn(_SHOWN), start=1)
+        ),
+    )
+
+
+def _waiting(ticket: Ticket, position: int, now: float) -> WaitingView:
+    return WaitingView(ticket.cause, ticket.caller, position, now - ticket.arrived)
+
+
+def request(book: Book, number: int) -> RequestView | None:
+    """Where request ``number`` stands; None when the fleet does not know it (any more).
+
+    Its ``expected_seconds`` is left to `outlook`, which needs the time.
+    """
+    server = book.seated.get(number)
+    if server is not None:
+        return RequestView(server.model.model.id, "seated", "", None, 0.0, "", server.id, "")
+    state = book.waiting.get(number)
+    if state is None:
+        return None
+    starting = state.starting()
+    return RequestView(
+        model=state.model.id,
+        state="waiting",
+        phase=state.phase(),
+        position=state.line.position(number),
+        expected_seconds=None,
+        why=state.why(),
+        server=starting.id if starting else None,
+        detail=f"{starting.phase} {starting.detail}".rstrip() if starting else "",
+    )
+
+
+def outlook(book: Book, number: int, now: float) -> RequestView | None:
+    """`request`, with the expected wait."""
+    view = request(book, number)
+    state = book.waiting.get(number)
+    if view is None or state is None:
+        return view
+    return msgspec.structs.replace(view, expected_seconds=expected(state, view.position or 1, now))
+
+
+def expected(state: ModelState, position: int, now: float) -> float | None:
+    """Seconds until the ``position``-th in this line is seated, None when nothing is known to go by.
+
+    Behind a starting server: what is left of its predicted start. Behind taken seats: position × the mean time between
+    the last seats that came free. For a slice that is being freed: the predicted start.
+    """
+    starting = state.starting()
+    if state.ready:
+        return None if state.turnover is None else position * state.turnover
+    if starting is not None:
+        return max(0.0, starting.born + starting.profile.start_seconds - now)
+    if state.need is not None and state.need.claims and state.profile is not None:
+        return state.profile.start_seconds
+    return None
+
+
+def plan(book: Book, model: Model, profile: Profile, now: float) -> Plan:
+    """What would happen to a request for ``model`` now, and why: the rules of the fleet, without carrying them out."""
+    state = book.models.get(model.key)
+    fits = candidates(profile, book.stock.largest())
+    decision, chosen, node, evicts, why, wait = _decide(book, state, profile, fits, now)
+    shown = tuple(_candidate(book, fit, chosen) for fit in fits)
+    if chosen is None:
+        return Plan(model, profile, decision, why, evicts=evicts, expected_seconds=wait, candidates=shown)
+    return Plan(
+        model,
+        profile,
+        decision,
+        why,
+        slice=chosen.slice.name,
+        node=node,
+        count=chosen.count,
+        seats=chosen.seats,
+        context=profile.context,
+        evicts=evicts,
+        expected_seconds=wait,
+        candidates=shown,
+    )
+
+
+_Decision = tuple[str, Fit | None, str, tuple[str, ...], str, float | None]
+
+
+def _decide(book: Book, state: ModelState | None, profile: Profile, fits: tuple[Fit, ...], now: float) -> _Decision:
+    if state is not None and (server := state.roomiest()) is not None and not state.line:
+        return "seat", None, "", (), f"Server {server.id} has room.", 0.0
+    if state is not None and state.has_hope():
+        return "join", None, "", (), state.why(), expected(state, len(state.line) + 1, now)
+    good = [fit for fit in fits if fit.seats > 0]
+    if not good:
+        why = "No slices are advertised here." if not fits else "It fits on no slice here."
+        return "refuse", None, "", (), why, None
+    for fit in good:
+        bin = book.stock.shelves[fit.slice].find(fit.count)
+        if bin is not None:
+            return "launch", fit, bin.node, (), "The smallest slice that fits and is free.", profile.start_seconds
+    for fit in good:
+        victims = book.stock.shelves[fit.slice].peek_victims(fit.count, book.policy.reload_weight)
+        if victims:
+            ids = tuple(server.id for server in victims)
+            why = f"No slice that fits is free; idle {', '.join(ids)} would be stopped."
+            return "evict", fit, victims[0].bin.node, ids, why, profile.start_seconds
+    return "wait", None, "", (), "Every slice that fits is in use.", None
+
+
+def _candidate(book: Book, fit: Fit, chosen: Fit | None) -> Candidate:
+    shelf = book.stock.shelves[fit.slice]
+    free = shelf.free()
+    total = sum(bin.total for bin in shelf.bins.values())
+    if fit is chosen:
+        why = ""
+    elif not fit.seats:
+        why = fit.why
+    elif shelf.find(fit.count) is None:
+        why = "none is free" if fit.count == 1 else f"no node has {fit.count} free"
+    else:
+        why = "a smaller slice will do"
+    return Candidate(fit, free, total, why)

@@ -1,0 +1,277 @@
+"""Every setting, once: its name, type, default, unit, and the sentence that documents it.
+
+The name is the same everywhere: ``keep_alive`` in the file, ``SSIS_KEEP_ALIVE`` in the environment, ``--keep-alive`` on
+the command line. Durations are seconds and sizes are bytes, whatever they were written as.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from ssis_dispatcher.settings import kinds
+from ssis_dispatcher.settings.commands import ENGINES, EngineCommand
+from ssis_dispatcher.settings.kinds import CpuShare
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is known of a setting besides its name, type and default.
+
+    ``least`` and ``most`` bound numbers (inclusive). A ``secret`` is never printed, and is no flag, because the process
+    list shows those. ``also`` names variables of other programs that count where ours is not set. ``table`` settings
+    are tables of the file and nothing else.
+    """
+
+    section: str
+    doc: str
+    least: float | None = None
+    most: float | None = None
+    secret: bool = False
+    also: tuple[str, ...] = ()
+    table: bool = False
+
+
+class Place:
+    """A default path below one of the XDG base directories, found when it is asked for."""
+
+    def __init__(self, variable: str, fallback: str, tail: str) -> None:
+        self.variable = variable
+        self.fallback = fallback
+        self.tail = tail
+
+    def under(self, environ: Mapping[str, str]) -> Path:
+        """The path, for a process with this environment. As the XDG specification has it, what is not absolute does not
+        count; without a home directory it is below the root, where the first write says what is missing."""
+        base = environ.get(self.variable, "")
+        if not os.path.isabs(base):
+            base = os.path.join(environ.get("HOME") or "/", self.fallback)
+        return Path(base, self.tail)
+
+    def __call__(self) -> Path:
+        return self.under(os.environ)
+
+    def __str__(self) -> str:
+        return f"${self.variable}/{self.tail}"
+
+
+CONFIG_FILE = Place("XDG_CONFIG_HOME", ".config", "ssis/config.toml")
+_KEYS = Place("XDG_CONFIG_HOME", ".config", "ssis/keys.json")
+_CACHE = Place("XDG_CACHE_HOME", ".cache", "ssis")
+_STATE = Place("XDG_STATE_HOME", ".local/state", "ssis")
+
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+
+Url = Annotated[str, kinds.URL]
+Seconds = Annotated[float, kinds.SECONDS]
+Bytes = Annotated[int, kinds.BYTES]
+Networks = Annotated[tuple[str, ...], kinds.NETWORKS]
+Shares = Annotated[tuple[CpuShare, ...], kinds.SHARES]
+Pairs = Annotated[tuple[tuple[str, str], ...], kinds.PAIRS]
+Engines = Annotated[tuple[EngineCommand, ...], ENGINES]
+
+SECTIONS = {
+    "listen": "Listening",
+    "http": "Limits of the listener",
+    "upstream": "Calls to inference servers",
+    "platform": "Platform and slices",
+    "models": "Models and engines",
+    "hub": "The model hub",
+    "waiting": "Waiting lines",
+    "servers": "Lives of servers",
+    "caller": "Limits of one caller",
+    "stopping": "Stopping",
+    "logging": "Logs",
+    "client": "The command line as a client",
+}
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How one dispatcher is to behave. ``Settings()`` has the defaults; `load` asks all the places."""
+
+    host: Annotated[str, Setting("listen", "Address to listen on. Any but a loopback address needs keys.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Setting("listen", "Port to listen on; 0 lets the system choose.", 0, 65535)] = 8080
+    tls_cert: Annotated[Path | None, Setting("listen", "Certificate chain (PEM); with `tls_key`, HTTPS is spoken.")] = (
+        None
+    )
+    tls_key: Annotated[Path | None, Setting("listen", "Private key (PEM) of `tls_cert`.")] = None
+    insecure: Annotated[bool, Setting("listen", "Listen beyond loopback without keys: anybody may use the GPUs.")] = (
+        False
+    )
+    keys_file: Annotated[Path, Setting("listen", "Hashed API keys, written by `ssis keys`.")] = msgspec.field(
+        default_factory=_KEYS
+    )
+    trusted_proxies: Annotated[
+        Networks, Setting("listen", "Networks whose `Forwarded` and `X-Forwarded-For` headers are believed.")
+    ] = ()
+    cors_origins: Annotated[
+        tuple[str, ...], Setting("listen", "Origins whose pages may call the dispatcher from a browser; `*` for all.")
+    ] = ()
+
+    max_head: Annotated[Bytes, Setting("http", "Longest request head; more is answered 431.", 1 * KIB, 1 * MIB)] = (
+        32 * KIB
+    )
+    max_url: Annotated[Bytes, Setting("http", "Longest request target; more is answered 414.", 256, 64 * KIB)] = 8 * KIB
+    max_headers: Annotated[int, Setting("http", "Most header lines; more are answered 431.", 8, 10_000)] = 100
+    max_body: Annotated[Bytes, Setting("http", "Longest request body; more is answered 413.", 1 * KIB, 1 * GIB)] = (
+        4 * MIB
+    )
+    head_timeout: Annotated[
+        Seconds, Setting("http", "Time for a request head to arrive; later is answered 408.", 0.1)
+    ] = 10.0
+    body_rate: Annotated[
+        Bytes, Setting("http", "Slowest pace of a request body, per second; slower is answered 408.")
+    ] = 1 * KIB
+    idle_timeout: Annotated[
+        Seconds, Setting("http", "How long a connection may be idle between two requests.", 0.1)
+    ] = 75.0
+    keepalive_requests: Annotated[int, Setting("http", "Most requests on one connection.", 1)] = 10_000
+    max_connections: Annotated[int, Setting("http", "Most connections in all; more are answered 503.", 1)] = 20_000
+    max_connections_per_address: Annotated[
+        int, Setting("http", "Most connections from one address that is no trusted proxy.", 1)
+    ] = 10_000
+    inflight_bytes: Annotated[
+        Bytes, Setting("http", "Most request bodies held in memory, in all; more are answered 503.", 1 * MIB)
+    ] = 512 * MIB
+    request_timeout: Annotated[
+        Seconds | None, Setting("http", "Longest life of one request, waiting included.", 0.1)
+    ] = None
+    heartbeat: Annotated[
+        Seconds, Setting("http", "How often a waiting stream gets a comment, so that nobody between cuts it.", 0.1, 60)
+    ] = 10.0
+
+    upstream_connect_timeout: Annotated[
+        Seconds, Setting("upstream", "Time to connect to an inference server.", 0.01)
+    ] = 5.0
+    upstream_first_byte_timeout: Annotated[
+        Seconds | None, Setting("upstream", "Longest wait for the first byte of an answer.", 0.01)
+    ] = 600.0
+    upstream_idle_timeout: Annotated[Seconds | None, Setting("upstream", "Longest silence within an answer.", 0.01)] = (
+        300.0
+    )
+    retry_budget: Annotated[
+        float, Setting("upstream", "Share of requests that may be sent again after a refused connection.", 0, 1)
+    ] = 0.2
+
+    platform: Annotated[
+        Literal["auto", "process", "fake"],
+        Setting("platform", "Where servers run: `process` on this machine, `fake` nowhere; `auto` finds out."),
+    ] = "auto"
+    inventory: Annotated[
+        str | None,
+        Setting("platform", "Slices to assume instead of those found: a YAML file, or the name of a shipped one."),
+    ] = None
+    cpu_slices: Annotated[
+        Shares,
+        Setting("platform", "Shares of this machine's memory and cores to offer where it has no GPU; empty: a menu."),
+    ] = ()
+    reserve_memory: Annotated[Bytes, Setting("platform", "Memory of this machine that is never given to servers.")] = (
+        1 * GIB
+    )
+    server_threads: Annotated[
+        int | None, Setting("platform", "Threads of one server; none: as many as its slice has cores.", 1, 1024)
+    ] = None
+    server_env: Annotated[Pairs, Setting("platform", "Environment of every server, besides what its engine sets.")] = ()
+
+    catalogue: Annotated[
+        Path | None, Setting("models", "The operator's models (YAML): names, files, floors, pins.")
+    ] = None
+    default_engine: Annotated[
+        str | None, Setting("models", "Engine for models that name none; none: what the platform suggests.")
+    ] = None
+    engines: Annotated[
+        Engines,
+        Setting(
+            "models", "Inference servers that the operator configures, one table `[engines.NAME]` each.", table=True
+        ),
+    ] = ()
+    default_context: Annotated[
+        int, Setting("models", "Most tokens per seat where neither caller nor catalogue says.", 128)
+    ] = 8192
+    slice_ceiling_factor: Annotated[
+        float, Setting("models", "A model never takes a slice larger than this many times its need.", 1)
+    ] = 8.0
+    slice_ceiling_free: Annotated[
+        Bytes, Setting("models", "Slices up to this size are always allowed, however small the model.")
+    ] = 24 * GIB
+    cache_dir: Annotated[Path, Setting("models", "Downloaded models.")] = msgspec.field(default_factory=_CACHE)
+    cache_limit: Annotated[Bytes, Setting("models", "Most bytes of downloaded models; the least recently used go.")] = (
+        100 * GIB
+    )
+    state_dir: Annotated[Path, Setting("models", "What must survive a restart: what launches taught.")] = msgspec.field(
+        default_factory=_STATE
+    )
+
+    hub_endpoint: Annotated[str, Setting("hub", "Address of the model hub.", also=("HF_ENDPOINT",))] = (
+        "https://huggingface.co"
+    )
+    hub_token: Annotated[
+        str | None, Setting("hub", "The dispatcher's own hub token, for gated models.", secret=True, also=("HF_TOKEN",))
+    ] = None
+    hub_offline: Annotated[bool, Setting("hub", "Never ask the hub.", also=("HF_HUB_OFFLINE",))] = False
+    hub_timeout: Annotated[Seconds, Setting("hub", "Time for the hub to describe a model.", 0.1)] = 10.0
+
+    waiting_per_model: Annotated[int, Setting("waiting", "Most requests waiting for one model.", 0)] = 1_000
+    waiting_total: Annotated[int, Setting("waiting", "Most requests waiting in all.", 0)] = 10_000
+    waiting_bytes: Annotated[Bytes, Setting("waiting", "Most bytes of waiting requests, in all.")] = 256 * MIB
+    waiting_bytes_per_model: Annotated[Bytes, Setting("waiting", "Most bytes of requests waiting for one model.")] = (
+        128 * MIB
+    )
+    slice_wait: Annotated[Seconds, Setting("waiting", "Longest wait for a slice, or for a seat on a busy server.")] = (
+        120.0
+    )
+    start_wait: Annotated[Seconds, Setting("waiting", "Least time a starting server is given.", 0.1)] = 120.0
+    start_factor: Annotated[
+        float, Setting("waiting", "A starting server is given this many times its predicted start, if that is more.", 1)
+    ] = 2.0
+    overtakes: Annotated[
+        int,
+        Setting("waiting", "How often a launch that waits for a slice may be passed by one that fits elsewhere.", 0),
+    ] = 8
+
+    keep_alive: Annotated[Seconds, Setting("servers", "How long a server that nobody uses stays.")] = 600.0
+    dwell: Annotated[Seconds, Setting("servers", "How long a server stays at least, before another may evict it.")] = (
+        30.0
+    )
+    reload_weight: Annotated[
+        float, Setting("servers", "Weight of a server's start time against its idle time when one must go.", 0)
+    ] = 1.0
+    scale_out_after: Annotated[
+        Seconds, Setting("servers", "How long a line may wait before a second server of the model is started.")
+    ] = 10.0
+    servers_per_model: Annotated[int, Setting("servers", "Most servers of one model.", 1)] = 4
+    retry_pause: Annotated[Seconds, Setting("servers", "First pause after a model failed to start; it doubles.")] = 1.0
+    retry_pause_limit: Annotated[
+        Seconds, Setting("servers", "Longest pause between two starts of a failing model.")
+    ] = 300.0
+
+    slices_per_caller: Annotated[int, Setting("caller", "Most slices that one caller's models hold at once.", 1)] = 64
+    launches_per_minute: Annotated[int, Setting("caller", "Most servers started for one caller per minute.", 1)] = 60
+
+    drain_quiet: Annotated[
+        Seconds,
+        Setting("stopping", "How long to go on serving after readiness turned false, for load balancers to notice."),
+    ] = 0.0
+    drain_grace: Annotated[Seconds, Setting("stopping", "How long running requests may take to end.")] = 30.0
+    stop_grace: Annotated[Seconds, Setting("stopping", "How long a server may take to end before it is killed.")] = 10.0
+
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Setting("logging", "Least important lines that are logged.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "text", "json"],
+        Setting("logging", "Form of log lines; `auto` is text on a terminal, else JSON."),
+    ] = "auto"
+    access_log: Annotated[bool, Setting("logging", "Log one line per request.")] = True
+
+    url: Annotated[
+        Url | None, Setting("client", "The dispatcher that `ssis ask` and its like talk to; none: `host` and `port`.")
+    ] = None
+    api_key: Annotated[str | None, Setting("client", "The API key that they send.", secret=True)] = None

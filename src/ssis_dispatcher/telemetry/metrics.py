@@ -1,0 +1,165 @@
+"""What is counted: plain integers, added to on the path of every request, read only when somebody scrapes.
+
+The gateway and the dispatcher call `Metrics`; `ssis_dispatcher.telemetry.exposition` reads it. A metrics library's
+objects would cost several times the whole of `Metrics.finished` for each request, in locks that one thread does not
+need.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+
+OTHER = "other"
+"""The label of everything beyond the names that get their own."""
+
+SECONDS = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+    600.0,
+)
+"""Bounds for what callers wait for: from a relayed answer to the cold start of a large model."""
+LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+_CLASSES = (OTHER, "1xx", "2xx", "3xx", "4xx", "5xx")
+
+
+class Histogram:
+    """Counts of observations up to each bound (``bounds`` ascending), the last for everything above; their sum."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...] = SECONDS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Add one observation, in the unit of the bounds."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """``(bound, observations up to it)`` pairs as Prometheus wants them, ``+Inf`` last."""
+        seen, pairs = 0, []
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+            seen += count
+            pairs.append((bound, float(seen)))
+        return pairs
+
+
+class Timings:
+    """The three times of a request in one dialect."""
+
+    __slots__ = ("duration", "first_byte", "held")
+
+    def __init__(self) -> None:
+        self.duration = Histogram()
+        self.first_byte = Histogram()
+        self.held = Histogram()
+
+
+class Reading:
+    """A number that somebody else keeps, fetched at scrape time: ``read`` must not block and may not raise."""
+
+    __slots__ = ("help", "kind", "name", "read")
+
+    def __init__(self, name: str, kind: str, help: str, read: Callable[[], float]) -> None:
+        self.name = name
+        self.kind = kind
+        self.help = help
+        self.read = read
+
+
+class Metrics:
+    """The counters of one process.
+
+    A model gets a label of its own when it first answers, as long as there are fewer than ``model_labels``; whatever
+    callers make up, and every model after that, is counted as ``other``. A label once given stays, because a counter
+    that went down would read as a restart.
+    """
+
+    def __init__(self, model_labels: int = 100) -> None:
+        self.requests: dict[tuple[str, str, str], int] = {}
+        self.models: dict[str, list[int]] = {OTHER: [0] * len(_CLASSES)}
+        self.timings: dict[str, Timings] = {}
+        self.sent_bytes = 0
+        self.upstream_errors: dict[str, int] = {}
+        self.server_starts = Histogram()
+        self.loop_lag = Histogram(LAG_SECONDS)
+        self.readings: list[Reading] = []
+        self._model_labels = model_labels
+
+    def finished(
+        self,
+        dialect: str,
+        model: str,
+        status: int,
+        outcome: str,
+        duration: float,
+        held: float | None = None,
+        ttfb: float | None = None,
+        sent: int = 0,
+    ) -> None:
+        """One inference request has ended. ``dialect`` and ``outcome`` are words of this program (``ok``, ``refused``,
+        ``gone`` …), ``model`` is the id as asked for; ``duration``, ``held`` (until it had a seat, None when it never
+        got one) and ``ttfb`` (until the reply's first byte) are seconds, ``sent`` body bytes.
+        """
+        group = status // 100 if 100 <= status < 600 else 0
+        key = (dialect, _CLASSES[group], outcome)
+        self.requests[key] = self.requests.get(key, 0) + 1
+        row = self.models.get(model)
+        if row is None:
+            row = self._row(model, group)
+        row[group] += 1
+        timings = self.timings.get(dialect)
+        if timings is None:
+            timings = self.timings[dialect] = Timings()
+        timings.duration.observe(duration)
+        if held is not None:
+            timings.held.observe(held)
+        if ttfb is not None:
+            timings.first_byte.observe(ttfb)
+        self.sent_bytes += sent
+
+    def upstream_error(self, kind: str) -> None:
+        """An inference server broke its word; ``kind`` is a word of ours (``refused``, ``reset``, ``timeout`` …)."""
+        self.upstream_errors[kind] = self.upstream_errors.get(kind, 0) + 1
+
+    def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
+        """Expose a number that goes up and down and is kept elsewhere; ``name`` with prefix and unit."""
+        self.readings.append(Reading(name, "gauge", help, read))
+
+    def counter(self, name: str, help: str, read: Callable[[], float]) -> None:
+        """Expose a number that only grows and is kept elsewhere; ``name`` with prefix, without ``_total``."""
+        self.readings.append(Reading(name, "counter", help, read))
+
+    def per_model(self) -> list[tuple[str, str, int]]:
+        """``(model, status class, requests)`` of everything counted."""
+        return [
+            (model, _CLASSES[group], count)
+            for model, row in self.models.items()
+            for group, count in enumerate(row)
+            if count
+        ]
+
+    def _row(self, model: str, group: int) -> list[int]:
+        if group != 2 or len(self.models) > self._model_labels:
+            return self.models[OTHER]
+        row = self.models[model] = [0] * len(_CLASSES)
+        return row
