@@ -20,6 +20,7 @@ from ssis_dispatcher.core import views
 from ssis_dispatcher.core.fleet import Fleet
 from ssis_dispatcher.core.messages import (
     AnyEvent,
+    CallerLimits,
     Describe,
     DrainBegan,
     Failure,
@@ -60,7 +61,9 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class Guest(Protocol):
-    """Who asked for a seat. Exactly one of the two is called, once."""
+    """Who asked for a seat. Exactly one of the two is called, once; ``visit`` is set before."""
+
+    visit: Visit
 
     def seated(self, endpoint: Endpoint) -> None: ...
 
@@ -161,14 +164,21 @@ class Dispatcher:
     # For those who want a seat
 
     def enter(
-        self, guest: Guest, model: Model, caller: str, size: int, cause: str, patience: float | None = None
-    ) -> Visit:
-        """Ask for a seat at a server of ``model``. ``size`` in bytes, ``cause`` the request id, ``patience`` in seconds."""
+        self,
+        guest: Guest,
+        model: Model,
+        caller: str,
+        size: int,
+        cause: str,
+        patience: float | None = None,
+        limits: CallerLimits | None = None,
+    ) -> None:
+        """Ask for a seat at a server of ``model``. ``size`` in bytes, ``cause`` the request id, ``patience`` in seconds,
+        ``limits`` the caller's own where they differ from the policy."""
         number = next(self._numbers)
         self._guests[number] = guest
-        visit = Visit(self, number, cause)
-        self.post(RequestArrived(cause, number, model, caller, size, patience))
-        return visit
+        guest.visit = Visit(self, number, cause)
+        self.post(RequestArrived(cause, number, model, caller, size, patience, limits))
 
     def left(self, number: int, cause: str) -> None:
         """For `Visit` only."""
@@ -183,11 +193,11 @@ class Dispatcher:
     ) -> AsyncIterator[Endpoint]:
         """Wait for a seat and hold it. Raises `DispatchError` when it is refused."""
         guest = _Waiter(self._loop.create_future())
-        visit = self.enter(guest, model, caller, size, cause, patience)
+        self.enter(guest, model, caller, size, cause, patience)
         try:
             yield await guest.answer
         finally:
-            visit.leave()
+            guest.visit.leave()
 
     def outlook(self, number: int) -> views.RequestView | None:
         """Where the request of a visit stands."""
@@ -370,6 +380,8 @@ class Dispatcher:
 
 class _Waiter:
     """A guest that awaits its seat."""
+
+    visit: Visit
 
     def __init__(self, answer: asyncio.Future[Endpoint]) -> None:
         self.answer = answer

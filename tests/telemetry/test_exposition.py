@@ -2,55 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from ssis_dispatcher.core.views import LineView, ServerView, SliceView, Statistics
 from ssis_dispatcher.telemetry.exposition import Exposition
 from ssis_dispatcher.telemetry.metrics import Metrics
 
 
-@dataclass
-class Server:
-    engine: str = "llamacpp"
-    state: str = "ready"
-    seats: int = 4
-    busy: int = 1
+def server(state: str = "ready", seats: int = 4) -> ServerView:
+    return ServerView(
+        id="demo1",
+        model="demo",
+        revision="",
+        engine="llamacpp",
+        key="demo#1",
+        state=state,
+        phase="",
+        detail="",
+        slice="cpu-2gib",
+        count=1,
+        node="here",
+        seats=seats,
+        busy=0,
+        waiting=0,
+        context=4096,
+        age_seconds=1.0,
+        idle_seconds=None,
+        address=None,
+        pinned=False,
+        extra=False,
+    )
 
 
-@dataclass
-class Pool:
-    name: str = "cpu-2gib"
-    kind: str = "cpu"
-    total: int = 4
-    taken: int = 1
-    ours: int = 1
-    free: int = 2
+def pool(node: str, total: int, taken: int, ours: int) -> SliceView:
+    return SliceView(node, "cpu-2gib", "cpu", 2048, 0.5, "setting", total, taken, ours, total - taken - ours)
 
 
-@dataclass
-class Line:
-    phase: str = "slice"
-    waiting: int = 3
-    oldest_seconds: float = 1.5
+def line(phase: str, waiting: int, oldest: float) -> LineView:
+    return LineView("demo", "demo#1", phase, waiting, oldest, "", None, ())
 
 
-@dataclass
-class Fleet:
-    servers: list[Server] = field(default_factory=list)
-    slices: list[Pool] = field(default_factory=list)
-    lines: list[Line] = field(default_factory=list)
-    bytes: int = 0
-    seated_total: int = 0
-    refusals: int = 0
-    launches: int = 0
-    evictions: int = 0
-    failures: int = 0
+QUIET = Statistics((), (), 0, 0, 0, 0, 0, 0, 0, 0, False)
 
 
-def scrape(metrics: Metrics | None = None, fleet: Fleet | None = None) -> dict[tuple[str, tuple[str, ...]], float]:
+def scrape(
+    metrics: Metrics | None = None, fleet: Statistics = QUIET, lines: Sequence[LineView] = ()
+) -> dict[tuple[str, tuple[str, ...]], float]:
     """``{(sample name, label values in order of their names): value}``, read back by Prometheus' own parser."""
-    page = Exposition(metrics or Metrics(), lambda: fleet or Fleet()).page().decode()
+    page = Exposition(metrics or Metrics(), lambda: fleet, lambda: lines).page().decode()
     return {
         (sample.name, tuple(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(page)
@@ -95,22 +96,23 @@ def test_numbers_kept_elsewhere_are_read_when_scraped() -> None:
 
 
 def test_the_fleet_is_read_when_scraped() -> None:
-    fleet = Fleet(
-        [Server(), Server(busy=0), Server(state="starting", seats=0, busy=0)],
-        [Pool(), Pool(total=2, taken=0, ours=0, free=2)],
-        [Line(), Line("seat", 2, 9.0)],
-        4096,
-        seated_total=11,
-        refusals=2,
+    fleet = Statistics(
+        servers=(server(), server(), server("starting", 0)),
+        slices=(pool("a", 4, 1, 1), pool("b", 2, 0, 0)),
+        waiting=5,
+        waiting_bytes=4096,
+        seated=6,
         launches=3,
         evictions=1,
         failures=4,
+        refusals=2,
+        seatings=11,
+        draining=True,
     )
-    found = scrape(fleet=fleet)
+    found = scrape(fleet=fleet, lines=[line("slice", 3, 1.5), line("seat", 2, 9.0)])
     assert found["ssis_servers", ("llamacpp", "ready")] == 2
     assert found["ssis_servers", ("llamacpp", "starting")] == 1
     assert found["ssis_seats", ()] == 8
-    assert found["ssis_seats_busy", ()] == 1
     assert found["ssis_slices", ("cpu", "cpu-2gib")] == 6
     assert found["ssis_slices_taken", ("cpu", "cpu-2gib")] == 1
     assert found["ssis_slices_ours", ("cpu", "cpu-2gib")] == 1
@@ -120,7 +122,9 @@ def test_the_fleet_is_read_when_scraped() -> None:
     assert found["ssis_requests_waiting", ("starting",)] == 0
     assert found["ssis_requests_waiting_bytes", ()] == 4096
     assert found["ssis_requests_waiting_oldest_seconds", ()] == 9.0
-    counters = ["seats_given", "refusals", "launches", "evictions", "server_failures"]
+    assert found["ssis_requests_seated", ()] == 6
+    assert found["ssis_draining", ()] == 1
+    counters = ["seatings", "refusals", "launches", "evictions", "server_failures"]
     assert [found[f"ssis_{name}_total", ()] for name in counters] == [11, 2, 3, 1, 4]
 
 
@@ -131,7 +135,7 @@ def test_an_odd_model_name_does_not_break_the_page() -> None:
 
 
 def test_every_metric_has_a_prefix_a_unit_and_a_help_text() -> None:
-    for family in Exposition(Metrics(), Fleet).families():
+    for family in Exposition(Metrics(), lambda: QUIET, list).families():
         assert family.documentation
         assert family.name.startswith(("ssis_", "process_", "python_"))
         if family.type == "histogram":

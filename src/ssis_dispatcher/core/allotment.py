@@ -67,7 +67,8 @@ class Allotment:
         """Let a need wait on every shelf that it could use."""
         self._unhang(need)
         shelves = self._book.stock.shelves
-        need.fits = [(fit, shelves[fit.slice]) for fit in self.fits(need.model) if fit.seats > 0]
+        fits = self.fits(need.model)
+        need.fits = [(fit, shelves[fit.slice]) for fit in fits if fit.seats > 0 and need.allows(fit.slice.kind)]
         need.shelves = list({id(shelf): shelf for _, shelf in need.fits}.values())
         for shelf in need.shelves:
             shelf.wants[need.order] = need
@@ -96,9 +97,7 @@ class Allotment:
         if not self._book.stock.known:
             return
         if not need.fits:
-            problem = self._does_not_fit(need.model)
-            self.end(need)
-            self._fleet.intake.refuse_line(need.model, problem, now)
+            self._give_up(need, now)
             return
         for fit, shelf in need.fits:  # (5)
             bin = None if self._barred(shelf, need) else shelf.find(fit.count)
@@ -161,6 +160,19 @@ class Allotment:
         book.out.append(
             Launch(cause, name, state.model, profile, bin.pool(), fit.count, fit.seats, profile.context, budget)
         )
+
+    def _give_up(self, need: Need, now: float) -> None:
+        """Nothing here will do: for anybody, or only for the caller whose need it is."""
+        state, caller = need.model, need.caller
+        self.end(need)
+        kinds = {fit.slice.kind for fit in self.fits(state) if fit.seats > 0}
+        if not kinds:
+            self._fleet.intake.refuse_line(state, self._does_not_fit(state), now)
+            return
+        message = f"{state.model.id} needs a slice of kind {' or '.join(sorted(kinds))}; this caller may use "
+        problem = Problem(403, "slice_kind_not_allowed", message + f"{' or '.join(caller.kinds)} only.", param="model")
+        self._fleet.intake.refuse_caller(state, caller.name, problem, now)
+        self.need_again(state, now)
 
     def _does_not_fit(self, state: ModelState) -> Problem:
         fits = self.fits(state)
@@ -229,7 +241,7 @@ class Allotment:
             return
         found = self._spare(state)
         caller = self._book.caller(oldest.caller, now)
-        if found is not None and self._book.over_limit(caller, now) is None:
+        if found is not None and caller.take_launch(now) is None:
             self._launch(state, *found, caller, oldest.cause, now)
 
     def _spare(self, state: ModelState) -> tuple[Fit, Bin] | None:

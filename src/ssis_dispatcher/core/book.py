@@ -33,6 +33,7 @@ class Book:
         self.draining = False
         self.launches = self.evictions = self.failures = self.refusals = self.seatings = 0
         self._order = 0
+        self._sweep_callers_at = 1_000
 
     def next_order(self) -> int:
         self._order += 1
@@ -51,26 +52,13 @@ class Book:
         """This caller's account, made if it is new; settled ones are dropped when there are many."""
         caller = self.callers.get(name)
         if caller is None:
-            if len(self.callers) >= 2 * len(self.servers) + 1_000:
+            if len(self.callers) >= self._sweep_callers_at:
                 self._sweep_callers(now)
-            caller = self.callers[name] = Caller(name, now, self.policy.launches_per_minute)
+            caller = self.callers[name] = Caller(name, now, self.policy)
         return caller
 
     def _sweep_callers(self, now: float) -> None:
-        per_minute = self.policy.launches_per_minute
-        owners = {server.owner.name for server in self.servers.values() if server.owner}
         for name, caller in list(self.callers.items()):
-            if name not in owners and caller.settled(now, per_minute):
+            if caller.settled(now):
                 del self.callers[name]
-
-    def over_limit(self, caller: Caller, now: float) -> Problem | None:
-        """Take one launch from the caller's account, or say why not."""
-        policy = self.policy
-        if caller.held >= policy.slices_per_caller:
-            message = f"{caller.held} slices work for this caller, the most it may hold at once."
-            return Problem(429, "slice_limit", message, retry_after=10.0)
-        wait = caller.take_launch(now, policy.launches_per_minute)
-        if wait:
-            message = f"This caller may start {policy.launches_per_minute} models a minute."
-            return Problem(429, "launch_limit", message, retry_after=wait)
-        return None
+        self._sweep_callers_at = 2 * len(self.callers) + 1_000

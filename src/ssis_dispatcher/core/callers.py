@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
+from ssis_dispatcher.core.messages import CallerLimits
+from ssis_dispatcher.core.policy import Policy
+from ssis_dispatcher.core.slices import SliceKind
+from ssis_dispatcher.errors import Problem
+
 
 class Caller:
     """One caller's account. A slice is held while its server starts or works; an idle server is anybody's to evict.
 
-    Launches are a token bucket: ``per_minute`` at once, refilled evenly.
+    Launches are a token bucket: ``per_minute`` at once, refilled evenly. ``kinds`` are the slice kinds that may be
+    launched for this caller, empty for all.
     """
 
-    __slots__ = ("_refilled", "_tokens", "held", "name")
+    __slots__ = ("_refilled", "_tokens", "held", "kinds", "name", "per_minute", "slices")
 
-    def __init__(self, name: str, now: float, per_minute: int) -> None:
+    def __init__(self, name: str, now: float, policy: Policy) -> None:
         self.name = name
         self.held = 0
-        self._tokens = float(per_minute)
+        self.take_limits(None, policy)
+        self._tokens = float(self.per_minute)
         self._refilled = now
 
-    def take_launch(self, now: float, per_minute: int) -> float:
-        """Take one launch: 0.0 when there was one, else the seconds until there is."""
-        rate = per_minute / 60
-        self._tokens = min(float(per_minute), self._tokens + (now - self._refilled) * rate)
-        self._refilled = now
-        if self._tokens >= 1:
-            self._tokens -= 1
-            return 0.0
-        return (1 - self._tokens) / rate if rate else 60.0
+    def take_limits(self, limits: CallerLimits | None, policy: Policy) -> None:
+        """The caller's own limits, else the policy's."""
+        own = limits or CallerLimits()
+        self.slices = policy.slices_per_caller if own.slices is None else own.slices
+        self.per_minute = policy.launches_per_minute if own.launches_per_minute is None else own.launches_per_minute
+        self.kinds: tuple[SliceKind, ...] = own.kinds
 
-    def settled(self, now: float, per_minute: int) -> bool:
+    def take_launch(self, now: float) -> Problem | None:
+        """Take one launch from the account, or say why there is none and when there will be."""
+        if self.held >= self.slices:
+            message = f"{self.held} slices work for this caller, the most it may hold at once."
+            return Problem(429, "slice_limit", message, retry_after=10.0)
+        rate = self.per_minute / 60
+        self._tokens = min(float(self.per_minute), self._tokens + (now - self._refilled) * rate)
+        self._refilled = now
+        if self._tokens < 1:
+            message = f"This caller may start {self.per_minute} models a minute."
+            return Problem(429, "launch_limit", message, retry_after=(1 - self._tokens) / rate if rate else 60.0)
+        self._tokens -= 1
+        return None
+
+    def settled(self, now: float) -> bool:
         """Whether this account says nothing that a new one would not say."""
-        return not self.held and self._tokens + (now - self._refilled) * per_minute / 60 >= per_minute
+        return not self.held and self._tokens + (now - self._refilled) * self.per_minute / 60 >= self.per_minute

@@ -76,7 +76,8 @@ class Intake:
         book = self._book
         if not state.has_hope():
             caller = book.caller(event.caller, now)
-            over = book.over_limit(caller, now)
+            caller.take_limits(event.limits, book.policy)
+            over = caller.take_launch(now)
             if over is not None:
                 book.refuse(event.request, event.cause, over)
                 return
@@ -149,6 +150,13 @@ class Intake:
         """Tell everybody in this line why."""
         for ticket in state.line.clear():
             self._out_of_line(ticket)
+            self._book.refuse(ticket.request, ticket.cause, problem)
+        self._nobody_left(state, now)
+
+    def refuse_caller(self, state: ModelState, caller: str, problem: Problem, now: float) -> None:
+        """Tell one caller's requests in this line why."""
+        for ticket in state.line.of(caller):
+            self._out_of_line(state.line.remove(ticket.request))
             self._book.refuse(ticket.request, ticket.cause, problem)
         self._nobody_left(state, now)
 

@@ -67,6 +67,10 @@ class Line:
             return ticket
         return None
 
+    def of(self, caller: str) -> list[Ticket]:
+        """This caller's requests, oldest first."""
+        return list(self._by_caller.get(caller, {}).values())
+
     def clear(self) -> list[Ticket]:
         """Remove and return everybody, oldest first."""
         everybody = list(self._by_request.values())

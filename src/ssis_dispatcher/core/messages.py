@@ -14,7 +14,7 @@ from enum import StrEnum
 import msgspec
 
 from ssis_dispatcher.core.sizing import Profile
-from ssis_dispatcher.core.slices import Pool
+from ssis_dispatcher.core.slices import Pool, SliceKind
 from ssis_dispatcher.errors import Problem
 
 
@@ -75,6 +75,15 @@ class Event(msgspec.Struct, frozen=True, tag=True):
     cause: str
 
 
+class CallerLimits(msgspec.Struct, frozen=True):
+    """A caller's own limits, where they differ from the policy's: slices held at once, launches per minute, and the kinds
+    of slices that are launched for it (none named: all)."""
+
+    slices: int | None = None
+    launches_per_minute: int | None = None
+    kinds: tuple[SliceKind, ...] = ()
+
+
 class RequestArrived(Event, frozen=True):
     """A caller wants a seat. ``size`` is what holding it costs, in bytes; ``patience`` the caller's own limit in seconds."""
 
@@ -83,6 +92,7 @@ class RequestArrived(Event, frozen=True):
     caller: str
     size: int
     patience: float | None = None
+    limits: CallerLimits | None = None
 
 
 class RequestGone(Event, frozen=True):

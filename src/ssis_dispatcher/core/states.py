@@ -8,6 +8,7 @@ from ssis_dispatcher.core.messages import Model
 from ssis_dispatcher.core.servers import Server, State
 from ssis_dispatcher.core.shelves import Shelf
 from ssis_dispatcher.core.sizing import Fit, Profile
+from ssis_dispatcher.core.slices import SliceKind
 from ssis_dispatcher.errors import Problem
 
 
@@ -26,6 +27,10 @@ class Need:
         self.fits: list[tuple[Fit, Shelf]] = []
         self.shelves: list[Shelf] = []
         self.claims: set[str] = set()
+
+    def allows(self, kind: SliceKind) -> bool:
+        """Whether slices of this kind may be launched for the caller who needs it."""
+        return not self.caller.kinds or kind in self.caller.kinds
 
 
 class ModelState:

@@ -61,7 +61,7 @@ class Place:
 
 
 CONFIG_FILE = Place("XDG_CONFIG_HOME", ".config", "ssis/config.toml")
-_KEYS = Place("XDG_CONFIG_HOME", ".config", "ssis/keys.json")
+_KEYS = Place("XDG_CONFIG_HOME", ".config", "ssis/keys.jsonl")
 _CACHE = Place("XDG_CACHE_HOME", ".cache", "ssis")
 _STATE = Place("XDG_STATE_HOME", ".local/state", "ssis")
 
@@ -86,7 +86,7 @@ SECTIONS = {
     "servers": "Lives of servers",
     "caller": "Limits of one caller",
     "stopping": "Stopping",
-    "logging": "Logs",
+    "logging": "Logs and metrics",
     "client": "The command line as a client",
 }
 
@@ -105,9 +105,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     insecure: Annotated[bool, Setting("listen", "Listen beyond loopback without keys: anybody may use the GPUs.")] = (
         False
     )
-    keys_file: Annotated[Path, Setting("listen", "Hashed API keys, written by `ssis keys`.")] = msgspec.field(
-        default_factory=_KEYS
-    )
+    keys_file: Annotated[
+        Path, Setting("listen", "Hashed API keys, written by `ssis keys`; or a directory of such files.")
+    ] = msgspec.field(default_factory=_KEYS)
     trusted_proxies: Annotated[
         Networks, Setting("listen", "Networks whose `Forwarded` and `X-Forwarded-For` headers are believed.")
     ] = ()
@@ -178,10 +178,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     server_threads: Annotated[
         int | None, Setting("platform", "Threads of one server; none: as many as its slice has cores.", 1, 1024)
     ] = None
-    server_env: Annotated[Pairs, Setting("platform", "Environment of every server, besides what its engine sets.")] = ()
+    server_env: Annotated[
+        Pairs, Setting("platform", "Environment of every server, besides what its engine sets.", secret=True)
+    ] = ()
 
     catalogue: Annotated[
-        Path | None, Setting("models", "The operator's models (YAML): names, files, floors, pins.")
+        Path | None, Setting("models", "The operator's models (YAML or TOML): names, files, floors, pins.")
     ] = None
     default_engine: Annotated[
         str | None, Setting("models", "Engine for models that name none; none: what the platform suggests.")
@@ -209,7 +211,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         default_factory=_STATE
     )
 
-    hub_endpoint: Annotated[str, Setting("hub", "Address of the model hub.", also=("HF_ENDPOINT",))] = (
+    hub_endpoint: Annotated[Url, Setting("hub", "Address of the model hub.", also=("HF_ENDPOINT",))] = (
         "https://huggingface.co"
     )
     hub_token: Annotated[
@@ -262,6 +264,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_grace: Annotated[Seconds, Setting("stopping", "How long running requests may take to end.")] = 30.0
     stop_grace: Annotated[Seconds, Setting("stopping", "How long a server may take to end before it is killed.")] = 10.0
 
+    metrics_models: Annotated[
+        int, Setting("logging", "Most models told apart in the metrics; the rest are one.", 0)
+    ] = 100
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Setting("logging", "Least important lines that are logged.")
     ] = "info"

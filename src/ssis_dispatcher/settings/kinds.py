@@ -1,7 +1,8 @@
 """How one value is read from what a person wrote, and written back as a person would write it.
 
 A kind reads strings (flags, environment) and TOML values alike, and raises `ValueError`, `TypeError` or `OverflowError`
-for anything else; what it expected instead is said by ``expects``. ``read(write(value)) == value`` for every value.
+for anything else; what it expected instead is said by ``expects``. ``read(write(value)) == value`` for every value but
+tables, of which `write` has only the names: their values may be secrets.
 """
 
 from __future__ import annotations
@@ -107,8 +108,11 @@ def _parts(raw: object) -> list[str]:
 
 
 def read_list(raw: object) -> tuple[str, ...]:
-    """A list of texts, or texts with commas between. Raises `TypeError`."""
-    return tuple(_parts(raw))
+    """A list of texts without commas, or texts with commas between. Raises `ValueError`, `TypeError`."""
+    parts = _parts(raw)
+    if any("," in part for part in parts):
+        raise ValueError
+    return tuple(parts)
 
 
 def read_seconds(raw: object) -> float:
@@ -176,16 +180,16 @@ def _network(text: str) -> str:
 
 
 def read_pairs(raw: object) -> tuple[tuple[str, str], ...]:
-    """A table, or ``NAME=value`` with commas between, as pairs in the order of their names. Raises `ValueError`,
-    `TypeError`."""
+    """A table, or ``NAME=value`` with commas between, as pairs in the order of their names, which are those of
+    environment variables. Raises `ValueError`, `TypeError`."""
     if not isinstance(raw, Mapping):
         pairs = [part.partition("=") for part in _parts(raw)]
-        if not all(name and sign for name, sign, _ in pairs):
+        if not all(sign for _, sign, _ in pairs):
             raise ValueError
         raw = {name.strip(): value.strip() for name, _, value in pairs}
-    return tuple(
-        sorted((name, str(_whole(value)) if type(value) is int else _text(value)) for name, value in raw.items())
-    )
+    if not all(isinstance(name, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) for name in raw):
+        raise ValueError
+    return tuple(sorted((name, str(value) if type(value) is int else _text(value)) for name, value in raw.items()))
 
 
 def read_words(raw: object) -> tuple[str, ...]:
@@ -206,7 +210,7 @@ PAIRS = Kind(
     "table",
     "a table of texts, or NAME=value with commas between",
     read_pairs,
-    lambda pairs: ",".join(f"{name}={value}" for name, value in pairs),
+    lambda pairs: ",".join(name for name, _ in pairs),
 )
 NETWORKS = Kind(
     "list of networks",

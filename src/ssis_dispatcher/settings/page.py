@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssis_dispatcher.settings.commands import PLACEHOLDERS
+from ssis_dispatcher.settings.commands import BUILT_IN, PLACEHOLDERS
 from ssis_dispatcher.settings.declared import CONFIG_FILE, SECTIONS, Place
 from ssis_dispatcher.settings.fields import Field, fields
 
@@ -36,6 +36,7 @@ Where the default is `none`, or the kind allows it, `none` can be written to say
 """
 
 _PLACES = ", ".join(f"`{{{name}}}`" for name in PLACEHOLDERS)
+_BUILT_IN = ", ".join(f"`{name}`" for name in BUILT_IN)
 _ENGINES = f"""### Tables of engines
 
 ```toml
@@ -47,15 +48,17 @@ health = "/health"
 
 | key | default | |
 |---|---|---|
-| `command` | | The program and its arguments, as a list or as one string that is split as by a shell. |
-| `env` | | Its environment, besides `server_env`. |
+| `like` | the engine's own name, else `"vllm"` | The built-in engine that it behaves like: {_BUILT_IN}. |
+| `command` | the built-in's | The program and its arguments, as a list or as one string that is split as by a shell. |
+| `env` | empty | Its environment, besides `server_env`. |
 | `port` | `0` | Its port; 0 chooses a free one for each server and puts it where `{{port}}` stands. |
-| `health` | `"/health"` | Path that answers 200 when the server can serve. |
-| `dialects` | `["openai"]` | What it speaks: `openai`, `tgi`. |
-| `seats` | `64` | The most requests that it works on at once. |
-| `kinds` | `["mig", "mps", "gpu"]` | Slice kinds that it runs on; `cpu` is the fourth. |
+| `health` | the built-in's | Path that answers 200 when the server can serve. |
+| `dialects` | the built-in's | What it speaks: `openai`, `tgi`. |
+| `seats` | the built-in's | The most requests that it works on at once. |
+| `kinds` | the built-in's | Slice kinds that it runs on: `cpu`, `mig`, `mps`, `gpu`. |
 
-`command` and `env` may contain {_PLACES}; a brace that is meant is written twice.
+A table that has the name of a built-in engine changes how that one is started; any other name, without `like`, needs a
+`command`. `command` and `env` may contain {_PLACES}; a brace that is meant is written twice.
 """
 
 

@@ -116,7 +116,10 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> _Layer
             field = ours[variable]
             _read(layer, field, raw, Origin("env", variable), f"{variable}={_quoted(field, raw)}", problems)
         elif variable != CONFIG_VARIABLE:
-            problems.append(f"unknown variable {variable} in the environment; {_nearest(variable, ours, str)}")
+            meant = _nearest(
+                variable.removeprefix(PREFIX), (known.removeprefix(PREFIX) for known in ours), "SSIS_{}".format
+            )
+            problems.append(f"unknown variable {variable} in the environment; {meant}")
     for field in fields().values():
         for variable in field.about.also:
             raw = environ.get(variable, "")

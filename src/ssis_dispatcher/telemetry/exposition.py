@@ -7,90 +7,28 @@ prompt is ever a label, and models only as far as `Metrics` gives them one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ssis_dispatcher import __version__
+from ssis_dispatcher.core.views import LineView, Statistics
 from ssis_dispatcher.telemetry.metrics import Histogram, Metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class ServerNumbers(Protocol):
-    """What is read of one server."""
-
-    @property
-    def engine(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def seats(self) -> int: ...
-    @property
-    def busy(self) -> int: ...
-
-
-class SliceNumbers(Protocol):
-    """What is read of one kind of slice on one node; ``taken`` by others, ``ours`` by our servers."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def total(self) -> int: ...
-    @property
-    def taken(self) -> int: ...
-    @property
-    def ours(self) -> int: ...
-    @property
-    def free(self) -> int: ...
-
-
-class LineNumbers(Protocol):
-    """What is read of one model's waiting line."""
-
-    @property
-    def phase(self) -> str: ...
-    @property
-    def waiting(self) -> int: ...
-    @property
-    def oldest_seconds(self) -> float: ...
-
-
-class FleetNumbers(Protocol):
-    """What is read of the fleet, all from one moment."""
-
-    @property
-    def servers(self) -> Sequence[ServerNumbers]: ...
-    @property
-    def slices(self) -> Sequence[SliceNumbers]: ...
-    @property
-    def lines(self) -> Sequence[LineNumbers]: ...
-    @property
-    def bytes(self) -> int: ...
-    @property
-    def seated_total(self) -> int: ...
-    @property
-    def refusals(self) -> int: ...
-    @property
-    def launches(self) -> int: ...
-    @property
-    def evictions(self) -> int: ...
-    @property
-    def failures(self) -> int: ...
-
-
 class Exposition:
-    """The page behind ``/metrics``: this process, its `Metrics`, and the fleet's ``statistics()``."""
+    """The page behind ``/metrics``: this process, its `Metrics`, and the fleet's ``statistics`` and ``lines`` as of now."""
 
-    def __init__(self, metrics: Metrics, statistics: Callable[[], FleetNumbers]) -> None:
+    def __init__(
+        self, metrics: Metrics, statistics: Callable[[], Statistics], lines: Callable[[], Iterable[LineView]]
+    ) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Requests(metrics))
-        self._registry.register(_Fleet(statistics))
+        self._registry.register(_Fleet(statistics, lines))
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
 
@@ -161,16 +99,17 @@ class _Requests(Collector):
 
 
 class _Fleet(Collector):
-    def __init__(self, statistics: Callable[[], FleetNumbers]) -> None:
+    def __init__(self, statistics: Callable[[], Statistics], lines: Callable[[], Iterable[LineView]]) -> None:
         self._statistics = statistics
+        self._lines = lines
 
     def collect(self) -> Iterator[Metric]:
         fleet = self._statistics()
-        yield from _waiting(fleet)
+        yield from _waiting(fleet, list(self._lines()))
         yield from _servers(fleet)
         yield from _slices(fleet)
         for name, help, count in (
-            ("ssis_seats_given", "Requests let through to a server.", fleet.seated_total),
+            ("ssis_seatings", "Requests let through to a server.", fleet.seatings),
             ("ssis_refusals", "Requests refused by the fleet: no capacity, room full, model failed.", fleet.refusals),
             ("ssis_launches", "Servers started.", fleet.launches),
             ("ssis_evictions", "Idle servers stopped to make room for another model.", fleet.evictions),
@@ -179,9 +118,9 @@ class _Fleet(Collector):
             yield _counter(name, help, [], [((), count)])
 
 
-def _waiting(fleet: FleetNumbers) -> Iterator[Metric]:
+def _waiting(fleet: Statistics, lines: list[LineView]) -> Iterator[Metric]:
     phases = Counter(dict.fromkeys(("describing", "slice", "starting", "seat"), 0))
-    for line in fleet.lines:
+    for line in lines:
         phases[line.phase] += line.waiting
     yield _gauge(
         "ssis_requests_waiting",
@@ -189,22 +128,23 @@ def _waiting(fleet: FleetNumbers) -> Iterator[Metric]:
         ["phase"],
         [((phase,), count) for phase, count in phases.items()],
     )
-    yield _gauge("ssis_requests_waiting_bytes", "Size of the requests held now.", [], [((), fleet.bytes)])
-    oldest = max((line.oldest_seconds for line in fleet.lines), default=0.0)
+    yield _gauge("ssis_requests_waiting_bytes", "Size of the requests held now.", [], [((), fleet.waiting_bytes)])
+    oldest = max((line.oldest_seconds for line in lines), default=0.0)
     yield _gauge(
         "ssis_requests_waiting_oldest_seconds", "How long the oldest held request has waited.", [], [((), oldest)]
     )
+    yield _gauge("ssis_requests_seated", "Requests at a server now.", [], [((), fleet.seated)])
+    yield _gauge("ssis_draining", "1 while the dispatcher takes nothing new in.", [], [((), fleet.draining)])
 
 
-def _servers(fleet: FleetNumbers) -> Iterator[Metric]:
+def _servers(fleet: Statistics) -> Iterator[Metric]:
     states = Counter((server.engine, server.state) for server in fleet.servers)
     yield _gauge("ssis_servers", "Inference servers by engine and state.", ["engine", "state"], states.items())
     seats = sum(server.seats for server in fleet.servers if server.state == "ready")
-    yield _gauge("ssis_seats", "Seats of the ready servers.", [], [((), seats)])
-    yield _gauge("ssis_seats_busy", "Seats taken now.", [], [((), sum(server.busy for server in fleet.servers))])
+    yield _gauge("ssis_seats", "Seats of the ready servers, taken or not.", [], [((), seats)])
 
 
-def _slices(fleet: FleetNumbers) -> Iterator[Metric]:
+def _slices(fleet: Statistics) -> Iterator[Metric]:
     sums: dict[tuple[str, str], list[int]] = {}
     for pool in fleet.slices:
         row = sums.setdefault((pool.name, pool.kind), [0, 0, 0, 0])

@@ -1,0 +1,63 @@
+# `make` alone prints what there is. Everything installs into .venv; nothing else is touched.
+
+PORT ?= 8080
+HOST ?= 127.0.0.1
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+UV := $(BIN)/uv
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint types contracts docs build bench-core bench-edge scorecard soak clean-venv format
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: .venv/installed ## serve on 127.0.0.1:8080 and show one real answer (PORT=, HOST=, ONCE=1 to stop after it)
+	@$(BIN)/ssis serve --host $(HOST) --port $(PORT) --try $(if $(ONCE),--once)
+
+test: .venv/developing ## every test that needs neither GPU nor cluster
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+check: lint types contracts docs ## everything else that must hold
+
+lint: .venv/developing ## style and common mistakes (ruff)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: .venv/developing ## static types (mypy, strict)
+	@$(BIN)/mypy
+
+contracts: .venv/developing ## which room may know which (import-linter)
+	@$(BIN)/lint-imports
+
+docs: .venv/developing ## generated pages are up to date, links and examples hold
+	@$(BIN)/pytest -q tests/test_docs.py -p no:randomly
+
+build: .venv/developing ## wheel and sdist into dist/
+	@$(UV) build -q --out-dir dist && ls dist
+
+format: .venv/developing ## format the code
+	@$(BIN)/ruff check -q --fix . ; $(BIN)/ruff format -q .
+
+bench-core: .venv/installed ## what one event costs the fleet, against its size
+	@$(BIN)/python bench/core.py
+
+clean-venv: ## remove the environment
+	@rm -rf .venv
+
+# The environment. A missing package is named before anything is downloaded.
+
+.venv/bin/uv:
+	@PYTHON='$(PYTHON)' sh tools/prerequisites.sh
+	@echo 'Making .venv with $(PYTHON) …'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+
+.venv/installed: $(UV) pyproject.toml uv.lock
+	@echo 'Installing (once; about 60 MB) …'
+	@$(UV) sync --frozen --no-dev --inexact
+	@touch $@
+
+.venv/developing: $(UV) pyproject.toml uv.lock
+	@$(UV) sync --frozen --inexact --group dev --extra gpu --quiet
+	@touch $@ .venv/installed

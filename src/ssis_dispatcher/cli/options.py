@@ -1,0 +1,73 @@
+"""The options that commands share, as decorators that hand over what the options lead to."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ssis_dispatcher.cli.failures import Misused
+
+if TYPE_CHECKING:
+    from ssis_dispatcher.settings import Loaded
+
+Command = Callable[..., Any]
+
+output_option = click.option(
+    "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True, help="Format."
+)
+_config = click.option(
+    "--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings file.  [default: see `ssis config`]"
+)
+
+
+def settings_of(flags: dict[str, object], config: Path | None) -> Loaded:
+    """The settings with these flags. Ends the command where they are wrong."""
+    from ssis_dispatcher.settings import SettingsError, load
+
+    try:
+        return load(flags=flags, config=config)
+    except SettingsError as error:
+        raise Misused("\nssis: ".join(error.problems)) from None
+
+
+def with_settings(command: Command) -> Command:
+    """Hand over ``loaded``: the settings of this machine."""
+
+    @_config
+    @functools.wraps(command)
+    def run(*args: Any, config: Path | None, **kwargs: Any) -> Any:
+        return command(*args, loaded=settings_of({}, config), **kwargs)
+
+    return run
+
+
+def with_client(command: Command) -> Command:
+    """Hand over ``client``: a way to the dispatcher, closed when the command ends."""
+
+    @with_client_and_settings
+    @functools.wraps(command)
+    def run(*args: Any, loaded: Loaded, **kwargs: Any) -> Any:
+        return command(*args, **kwargs)
+
+    return run
+
+
+def with_client_and_settings(command: Command) -> Command:
+    """Hand over both, to commands that can also do without a dispatcher."""
+
+    @click.option("--url", metavar="URL", help="The dispatcher.  [default: $SSIS_URL, else where `ssis serve` listens]")
+    @click.option("--api-key", metavar="KEY", help="API key.  [default: $SSIS_API_KEY]")
+    @_config
+    @functools.wraps(command)
+    def run(*args: Any, url: str | None, api_key: str | None, config: Path | None, **kwargs: Any) -> Any:
+        from ssis_dispatcher.cli.client import Client
+
+        loaded = settings_of({"url": url, "api_key": api_key}, config)
+        with Client.of(loaded.settings) as client:
+            return command(*args, client=client, loaded=loaded, **kwargs)
+
+    return run

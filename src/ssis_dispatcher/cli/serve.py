@@ -1,0 +1,81 @@
+"""`ssis serve`: the dispatcher in the foreground."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+from typing import TYPE_CHECKING
+
+import click
+
+from ssis_dispatcher import __version__
+from ssis_dispatcher.cli.failures import Failure
+from ssis_dispatcher.cli.flags import SettingsCommand, with_settings_flags
+
+if TYPE_CHECKING:
+    from ssis_dispatcher.settings import Loaded, Settings
+
+
+@click.command(cls=SettingsCommand)
+@click.option("-q", "--quiet", is_flag=True, help="No banner.")
+@with_settings_flags
+@click.pass_context
+def serve(ctx: click.Context, loaded: Loaded, quiet: bool) -> None:
+    """Run the dispatcher in the foreground.
+
+    It stops on Ctrl-C or SIGTERM, when the requests it has taken in are answered. Every setting is a flag here, a
+    variable SSIS_…, and a key of the settings file; `ssis config` shows which of them count.
+    """
+    from ssis_dispatcher import assembly
+    from ssis_dispatcher.errors import DispatchError
+
+    def ready(url: str) -> None:
+        if not quiet:
+            click.echo(banner(loaded, url), err=True)
+
+    try:
+        ctx.exit(assembly.serve(loaded.settings, ready=ready))
+    except OSError as error:
+        raise Failure(_reason(error, loaded.settings)) from None
+    except DispatchError as error:
+        raise Failure(str(error)) from None
+
+
+def banner(loaded: Loaded, url: str) -> str:
+    """What an operator should know at the start: where it listens, who may call, what to try."""
+    settings = loaded.settings
+    return "\n".join(
+        (
+            f"SSIS-Dispatcher {__version__} listens on {url}",
+            f"  callers    {_callers(settings)}",
+            f"  settings   {loaded.file or 'no file'}, all of them: ssis config",
+            '  try        ssis ask demo "Once upon a time"',
+            "  stop       Ctrl-C",
+        )
+    )
+
+
+def _callers(settings: Settings) -> str:
+    if is_loopback(settings.host):
+        return "programs of this machine, without a key"
+    return "anybody, without a key (--insecure)" if settings.insecure else f"those with a key of {settings.keys_file}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _reason(error: OSError, settings: Settings) -> str:
+    """Why listening failed, and what to do."""
+    where = f"{settings.host}:{settings.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{where} is taken by another program; choose another port with --port, or stop that program"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"this machine has no address {settings.host}; choose one of its own with --host"
+    if error.errno == errno.EACCES and settings.port < 1024:
+        return f"this user may not listen on port {settings.port}; choose one above 1023 with --port"
+    return f"cannot serve: {error.strerror or error}" + (f" ({error.filename})" if error.filename else "")

@@ -1,0 +1,171 @@
+"""The gateway: what the listener serves. Routes, keys, and what is counted when a reply has ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ssis_dispatcher.core.messages import CallerLimits, Model
+from ssis_dispatcher.core.slices import SliceKind
+from ssis_dispatcher.dispatcher import Dispatcher
+from ssis_dispatcher.engines.base import Engine
+from ssis_dispatcher.errors import NotFound
+from ssis_dispatcher.gateway.dialects.base import Dialect, Wish
+from ssis_dispatcher.gateway.door import Door
+from ssis_dispatcher.gateway.inference import Inference
+from ssis_dispatcher.gateway.limits import Key
+from ssis_dispatcher.gateway.needs import Need
+from ssis_dispatcher.http.client import Pool
+from ssis_dispatcher.http.server import Exchange, Handler
+from ssis_dispatcher.telemetry.access import AccessLog
+from ssis_dispatcher.telemetry.metrics import Metrics
+
+_TICK = 1.0
+"""Seconds between two looks at the held requests: how late a heartbeat may be."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the gateway is built from. ``operations`` serves everything that is not an inference request, and
+    ``need_of`` tells what its routes ask of a key (None: there is no such route)."""
+
+    dispatcher: Dispatcher
+    door: Door
+    pool: Pool
+    engines: Mapping[str, Engine]
+    identify: Callable[[Wish], Model]
+    ssis: Dialect
+    openai: Dialect
+    tgi: Dialect
+    operations: Handler
+    need_of: Callable[[str, str], Need | None]
+    metrics: Metrics
+    access: AccessLog | None = None
+    heartbeat: float = 10.0
+    patience: float | None = None
+    limits: Mapping[str, CallerLimits] = field(default_factory=dict)
+
+
+class Gateway:
+    """An `http.server.Application`. ``requests`` finds the inference request under an id that a caller may ask about."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.dispatcher = parts.dispatcher
+        self.pool = parts.pool
+        self.engines = parts.engines
+        self.identify = parts.identify
+        self.requests: dict[str, Inference] = {}
+        self._parts = parts
+        self._door = parts.door
+        self._metrics = parts.metrics
+        self._held: dict[Inference, float] = {}
+        self._tick: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def admit(self, exchange: Exchange) -> Handler:
+        """Whose request this is, and who handles it. Raises `DispatchError`."""
+        method, path = exchange.method, exchange.path
+        dialect = self._dialect(method, path)
+        if dialect is not None:
+            inference = Inference(self, exchange, dialect, self._door.admit(exchange))
+            exchange.tag = inference
+            return inference.begin
+        need = self._parts.need_of(method, path)
+        if need is None:
+            raise NotFound(f"There is no {method} {path} here. GET / names what there is.")
+        if need is not Need.PUBLIC:
+            self._door.admit(exchange).demand(need.value)
+        return self._parts.operations
+
+    def _dialect(self, method: str, path: str) -> Dialect | None:
+        """Which wire format a request is in; None for everything that is not an inference request."""
+        if path.startswith("/v1/"):
+            return self._parts.openai if method == "POST" else None
+        if path == "/":
+            return self._parts.ssis if method == "POST" else None
+        if path.startswith("/models/"):
+            return self._parts.tgi
+        return None
+
+    def enter(self, inference: Inference, model: Model, size: int) -> None:
+        """Ask the dispatcher for a seat."""
+        exchange, key = inference.exchange, inference.key
+        self.requests[exchange.id] = inference
+        self.dispatcher.enter(
+            inference, model, key.name, size, exchange.id, self._parts.patience, key.limits
+        )
+
+    # Held requests: one timer for all of them
+
+    def hold(self, inference: Inference) -> None:
+        self._held[inference] = self._loop.time() + self._parts.heartbeat
+        if self._tick is None:
+            self._tick = self._loop.call_later(min(_TICK, self._parts.heartbeat), self._beat)
+
+    def let_go(self, inference: Inference) -> None:
+        self._held.pop(inference, None)
+
+    def _beat(self) -> None:
+        """Give everybody whose heartbeat is due a sign of life. The oldest are first, and a beat moves one to the end."""
+        now = self._loop.time()
+        for inference, due in list(self._held.items()):
+            if due > now:
+                break
+            del self._held[inference]
+            self._held[inference] = now + self._parts.heartbeat
+            inference.beat()
+        self._tick = self._loop.call_later(min(_TICK, self._parts.heartbeat), self._beat) if self._held else None
+
+    # What is counted
+
+    def finished(self, exchange: Exchange) -> None:
+        """A reply has ended, however it ended."""
+        inference = exchange.tag
+        if not isinstance(inference, Inference):
+            return
+        if self.requests.get(exchange.id) is inference:
+            del self.requests[exchange.id]
+        now = self._loop.time()
+        duration = now - exchange.started
+        model = inference.model.id if inference.model is not None else ""
+        held = None if inference.seated_at is None else inference.seated_at - exchange.started
+        first = inference.relay.first_byte_at if inference.relay is not None else None
+        ttfb = None if first is None else first - exchange.started
+        dialect = inference.dialect.name
+        self._metrics.finished(dialect, model, exchange.status, inference.outcome, duration, held, ttfb, exchange.sent)
+        if self._parts.access is not None:
+            self._parts.access.record(
+                exchange.id,
+                inference.key.name,
+                exchange.method,
+                _template(exchange.path),
+                model,
+                exchange.status,
+                exchange.sent,
+                duration,
+                duration if held is None else held,
+                ttfb,
+                inference.server,
+                inference.outcome,
+            )
+
+
+def limits_of(key: Key) -> CallerLimits | None:
+    """What the fleet must know of a key; None where the policy's limits apply."""
+    record = key.record
+    if record.slices is None and record.launches_per_minute is None and not record.kinds:
+        return None
+    return CallerLimits(record.slices, record.launches_per_minute, tuple(SliceKind(kind) for kind in record.kinds))
+
+
+def _template(path: str) -> str:
+    """The route without what callers make up: model names, and paths of engines that we do not know."""
+    if path.startswith("/models/"):
+        return "/models/{model}/…"
+    return path if path in _KNOWN else "/v1/…"
+
+
+_KNOWN = frozenset(
+    ("/", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
+)

@@ -1,0 +1,1 @@
+"""What is known of a model. LAW: finds out, never decides."""
