@@ -165,18 +165,33 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+class _Server(ThreadingHTTPServer):
+    """Keeps what goes wrong in a handler; by default it would be printed, into the output that a test looks at. That a
+    caller has gone before its reply is nothing wrong."""
+
+    def __init__(self, handler: type[_Handler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.errors: list[BaseException] = []
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        error = sys.exception()
+        if error is not None and not isinstance(error, ConnectionError):
+            self.errors.append(error)
+
+
 @pytest.fixture
 def dispatcher() -> Iterator[Dispatcher]:
     """A running one, with nothing on it."""
     fake = Dispatcher()
     handler = type("Handler", (_Handler,), {"dispatcher": fake})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with _Server(handler) as server:
         fake.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield fake
         server.shutdown()
         thread.join()
+    assert server.errors == []
 
 
 Run = Callable[..., Result]

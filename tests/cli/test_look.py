@@ -49,7 +49,7 @@ def test_servers_as_a_table(ssis: Ssis, dispatcher: Any, say: SimpleNamespace) -
 
 
 def test_nothing_is_a_heading_and_an_empty_list(ssis: Ssis, dispatcher: Any) -> None:
-    assert ssis("servers").stdout.split() == "SERVER MODEL ENGINE STATE SLICE NODE SEATS WAITING IDLE AGE".split()
+    assert ssis("servers").stdout == "SERVER  MODEL  ENGINE  STATE  SLICE  NODE  SEATS  WAITING  IDLE  AGE\n"
     assert json.loads(ssis("servers", "-o", "json").stdout) == []
     assert yaml.safe_load(ssis("servers", "-o", "yaml").stdout) == []
 
@@ -133,8 +133,16 @@ def test_the_slices_of_this_machine_need_no_dispatcher(ssis: Ssis, assembly: Sim
     assembly.local_pools = lambda settings: (Pool("box", Slice(2048, 0.5, "cpu-2gib", SliceKind.CPU), 2),)
     (found,) = json.loads(ssis("slices", "--local", "-o", "json").stdout)
     assert found == {
-        **{"node": "box", "name": "cpu-2gib", "kind": "cpu", "memory_mib": 2048, "compute": 0.5, "source": "name"},
-        **{"total": 2, "taken": 0, "ours": 0, "free": 2},
+        "node": "box",
+        "name": "cpu-2gib",
+        "kind": "cpu",
+        "memory_mib": 2048,
+        "compute": 0.5,
+        "source": "name",
+        "total": 2,
+        "taken": 0,
+        "ours": 0,
+        "free": 2,
     }
 
 
@@ -191,4 +199,4 @@ def test_something_else_that_answers_is_no_dispatcher(ssis: Ssis, dispatcher: An
 def test_an_unknown_command_is_told_the_nearest_and_ends_with_two(ssis: Ssis) -> None:
     result = ssis("server")
     assert result.exit_code == 2
-    assert "servers" in result.stderr
+    assert "No such command 'server'. Did you mean 'servers'" in result.stderr

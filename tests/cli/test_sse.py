@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ssis_dispatcher.cli.sse import Event, EventStream
 
-STREAM = ': keep-alive\r\n\r\ndata: {"a":\ndata: 1}\n\nevent: error\ndata:x\n\nid: 7\nretry: 5\ndata: \u2028\x85 ü\n\ndata: lost'
+STREAM = (
+    ': keep-alive\r\n\r\ndata: {"a":\ndata: 1}\n\nevent: error\ndata:x\n\n'
+    "id: 7\nretry: 5\ndata: \u2028\x85 ü\n\ndata: lost"
+)
 EVENTS = [Event(comment="keep-alive"), Event('{"a":\n1}'), Event("x", "error"), Event("\u2028\x85 ü")]
 
 
@@ -21,7 +26,7 @@ def read(*pieces: bytes) -> list[Event]:
 def test_the_events_are_the_same_wherever_the_stream_is_cut(cuts: list[int]) -> None:
     whole = STREAM.encode()
     edges = [0, *sorted(cuts), len(whole)]
-    pieces = [whole[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [whole[start:end] for start, end in pairwise(edges)]
     assert read(*pieces) == EVENTS
 
 

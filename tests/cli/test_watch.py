@@ -63,3 +63,25 @@ def test_where_it_may_not_look_the_hints_of_the_stream_are_shown() -> None:
             watch.hint("position 3")
         watch.hint("too late")
         assert shown.phases == ["position 3"]
+
+
+def test_closing_the_client_under_a_look_is_no_error() -> None:
+    closed = threading.Event()
+
+    class Closing(Views):
+        def get(self, path: str) -> Any:
+            self.over.set()
+            assert closed.wait(30)
+            raise RuntimeError("the client has been closed")
+
+    failures: list[threading.ExceptHookArgs] = []
+    hook, threading.excepthook = threading.excepthook, failures.append
+    try:
+        with Closing() as client:
+            with Watch(client, "a/b", Shown()) as watch:
+                assert client.over.wait(30)
+            closed.set()
+            watch.thread.join(30)
+    finally:
+        threading.excepthook = hook
+    assert failures == []

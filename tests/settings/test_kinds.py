@@ -72,13 +72,15 @@ def test_durations(written: object, seconds: float) -> None:
     assert kinds.SECONDS.read(written) == seconds
 
 
-@pytest.mark.parametrize("written", ["", "-1", -1, "1x", "m", "1m x", "1..5s", "nan", float("inf"), True, None, [1]])
+@pytest.mark.parametrize(
+    "written", ["", "-1", -1, "1x", "m", "1m x", "1..5s", "nan", "1e17", "99999999d", float("inf"), True, None, [1]]
+)
 def test_what_is_no_duration(written: object) -> None:
     with pytest.raises((ValueError, TypeError)):
         kinds.SECONDS.read(written)
 
 
-@given(st.floats(0, 1e12))
+@given(st.floats(0, 3e9))
 def test_a_duration_is_written_as_it_is_read(value: float) -> None:
     assert kinds.read_seconds(kinds.write_seconds(value)) == value
 

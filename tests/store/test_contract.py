@@ -36,7 +36,7 @@ def test_a_new_store_is_empty(store: LearnedStore) -> None:
 
 def test_a_lesson_is_kept_under_model_revision_engine_arguments_and_slice(store: LearnedStore) -> None:
     store.remember(fact(), 1000.0)
-    place = Place("org/gpt2", "", "tgi", (("dtype", "float16"),), "nvidia.com/mig-1g.5gb", "mig")
+    place = Place("org/gpt2", "", "tgi", (("dtype", "float16"),), None, "nvidia.com/mig-1g.5gb", "mig")
     assert store.load() == {place: Lesson("ready", 4864, 12.5, 1000.0)}
 
 
@@ -52,11 +52,12 @@ def test_whatever_changes_the_server_or_the_slice_is_another_place(store: Learne
         Model.of("org/gpt2", revision="v2", engine="tgi", arguments=GPT2.arguments),
         Model.of("org/gpt2", engine="vllm", arguments=GPT2.arguments),
         Model.of("org/gpt2", engine="tgi"),
+        Model.of("org/gpt2", engine="tgi", arguments=GPT2.arguments, context=4096),
     ]
     for model in (GPT2, *others):
         store.remember(fact(model), 1.0)
     store.remember(fact(slice="nvidia.com/mig-2g.10gb"), 1.0)
-    assert len(store.load()) == 6
+    assert len(store.load()) == 7
 
 
 def test_who_asked_makes_no_difference(store: LearnedStore) -> None:

@@ -9,11 +9,13 @@ the summaries stand here, too.
 
 from __future__ import annotations
 
+import difflib
 import importlib
-import sys
 from typing import Any
 
 import click
+
+from ssis_dispatcher.cli.failures import Failure
 
 _COMMANDS = {
     "Run": {
@@ -38,8 +40,11 @@ _COMMANDS = {
         "stop": ("steer", "Stop servers; a busy one finishes first."),
         "pin": ("steer", "Keep a model's server, however idle."),
         "unpin": ("steer", "Let a pinned model go when it is idle."),
+    },
+    "Cache": {
         "pull": ("cache", "Download a model into the cache."),
-        "rm": ("cache", "Remove a model from the cache."),
+        "cached": ("cache", "List the models of the cache."),
+        "rm": ("cache", "Remove models from the cache."),
     },
     "More": {
         "version": ("version", "Print the version."),
@@ -68,6 +73,16 @@ class Commands(click.Group):
                 return command
         return None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], [*self.list_commands(ctx), *ALIASES])
+            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise click.UsageError(error.message + hint, ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         others = {name: alias for alias, name in ALIASES.items()}
         for title, section in _COMMANDS.items():
@@ -79,19 +94,22 @@ class Commands(click.Group):
                     ]
                 )
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        """As click's, but an interrupted command ends quietly and with a code of its own."""
-        try:
-            return super().main(*args, **kwargs)
-        except KeyboardInterrupt:
-            sys.exit(INTERRUPTED)
-
     def invoke(self, ctx: click.Context) -> Any:
+        """Run a command. What its rooms refuse, in words meant for people, becomes the command's failure."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:  # click would print "Aborted!" and exit with 1
             click.echo(err=True)
             ctx.exit(INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            from ssis_dispatcher.errors import DispatchError
+            from ssis_dispatcher.files import BadFile
+
+            if isinstance(error, DispatchError | BadFile):
+                raise Failure(str(error)) from None
+            raise
 
 
 def _version(ctx: click.Context, parameter: click.Parameter, asked: bool) -> None:

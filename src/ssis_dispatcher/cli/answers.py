@@ -45,7 +45,7 @@ class Answer:
         if not isinstance(chunk, dict):
             return Piece()
         if event.name == "error" or "error" in chunk:
-            raise Failure(problem_in(event.data) or "the model failed while it was answering")
+            raise Failure(problem_in(event.data)[0] or "the model failed while it was answering")
         self.usage = chunk.get("usage") or self.usage
         choices = chunk.get("choices") or [{}]
         return self._choice(choices[0])

@@ -6,17 +6,21 @@ import json
 import secrets
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import click
 
 from ssis_dispatcher.cli.answers import Answer
 from ssis_dispatcher.cli.client import Client
 from ssis_dispatcher.cli.failures import Failure, Misused
-from ssis_dispatcher.cli.options import with_client
+from ssis_dispatcher.cli.options import hub_token_header, hub_token_option, with_client_and_settings
 from ssis_dispatcher.cli.output import safe
 from ssis_dispatcher.cli.screen import screen
 from ssis_dispatcher.cli.sse import EventStream
 from ssis_dispatcher.cli.watch import Watch
+
+if TYPE_CHECKING:
+    from ssis_dispatcher.settings import Loaded
 
 
 @click.command()
@@ -30,9 +34,18 @@ from ssis_dispatcher.cli.watch import Watch
 @click.option("--revision", metavar="REV", help="Revision of the model.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the answer and nothing else.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Format.")
-@with_client
+@hub_token_option
+@with_client_and_settings
 def ask(
-    client: Client, model: str, prompt: tuple[str, ...], raw: bool, quiet: bool, output: str, **wishes: object
+    client: Client,
+    loaded: Loaded,
+    model: str,
+    prompt: tuple[str, ...],
+    raw: bool,
+    quiet: bool,
+    output: str,
+    send_hub_token: bool,
+    **wishes: object,
 ) -> None:
     """Ask a model, and stream its answer.
 
@@ -41,7 +54,7 @@ def ask(
     """
     path, body = request(model, _prompt(prompt), raw=raw, **wishes)
     conversation = Conversation(client, quiet, echo=output == "text")
-    conversation.run(path, body)
+    conversation.run(path, body, hub_token_header(loaded, send_hub_token))
     if output == "json":
         click.echo(json.dumps(conversation.summary(model), indent=2, ensure_ascii=False))
     elif not quiet:
@@ -94,13 +107,13 @@ class Conversation:
         self.started = self.first = self.last = time.monotonic()
         self._thinking = False
 
-    def run(self, path: str, body: dict[str, object]) -> None:
+    def run(self, path: str, body: dict[str, object], headers: dict[str, str]) -> None:
         """Ask, and print pieces as they come. Raises `Failure` unless the answer came to its proper end."""
         events = EventStream()
         try:
             with (
                 Watch(self.client, self.id, screen(self.quiet)) as watch,
-                self.client.stream(path, body, {"x-request-id": self.id}) as chunks,
+                self.client.stream(path, body, headers | {"x-request-id": self.id}) as chunks,
             ):
                 for chunk in chunks:
                     for event in events.feed(chunk):

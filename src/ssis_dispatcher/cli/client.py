@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 import httpx2
@@ -21,7 +21,7 @@ _FOREVER = httpx2.Timeout(None, connect=5.0)
 
 
 class NotThere(Failure):
-    """The dispatcher knows nothing by that name (404)."""
+    """The dispatcher has no such thing (404). Errors with a code of their own, as for models, are plain failures."""
 
 
 class NoDispatcher(Failure):
@@ -59,7 +59,7 @@ class Client:
         """The dispatcher that these settings mean."""
         return cls(settings.url or default_url(settings), settings.api_key)
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -71,9 +71,9 @@ class Client:
         """The JSON at ``path``. Raises `Failure`."""
         return self._call("GET", path)
 
-    def post(self, path: str, body: dict[str, object]) -> Any:
+    def post(self, path: str, body: dict[str, object], headers: dict[str, str] | None = None) -> Any:
         """The JSON answer to ``body``. Raises `Failure`."""
-        return self._call("POST", path, body)
+        return self._call("POST", path, body, headers)
 
     def delete(self, path: str) -> Any:
         """The JSON answer. Raises `Failure`."""
@@ -93,9 +93,11 @@ class Client:
                 raise Failure(f"{self.url} answered without a stream: is that a dispatcher?")
             yield response.iter_bytes()
 
-    def _call(self, method: str, path: str, body: dict[str, object] | None = None) -> Any:
+    def _call(
+        self, method: str, path: str, body: dict[str, object] | None = None, headers: dict[str, str] | None = None
+    ) -> Any:
         with self._translated():
-            response = self._http.request(method, path, json=body)
+            response = self._http.request(method, path, json=body, headers=headers)
         if response.status_code >= 400:
             raise self._refusal(response)
         try:
@@ -121,27 +123,29 @@ class Client:
 
     def _refusal(self, response: httpx2.Response) -> Failure:
         """What an error reply means, in its own words, and what to do about it where that is known."""
-        message = problem_in(response.content) or f"{self.url} answered {response.status_code}"
+        message, code = problem_in(response.content)
+        message = message or f"{self.url} answered {response.status_code}"
         wait = response.headers.get("retry-after", "")
         hint = f"; try again in {wait} s" if wait.isdigit() else ""
         if response.status_code == 401:
             hint = "; give an API key with --api-key or SSIS_API_KEY"
-        kind = NotThere if response.status_code == 404 else Failure
+        kind = NotThere if response.status_code == 404 and code in ("", "not_found") else Failure
         return kind(message.rstrip(".") + hint)
 
 
-def problem_in(body: bytes | str) -> str:
-    """The sentence in an error body, of either shape (problem+json or OpenAI's); "" where there is none."""
+def problem_in(body: bytes | str) -> tuple[str, str]:
+    """Sentence and code of an error body, of either shape (problem+json or OpenAI's); "" for what is not there."""
     try:
         found = json.loads(body)
     except ValueError:
-        return ""
+        return "", ""
     if isinstance(found, dict) and isinstance(found.get("error"), dict):
         found = found["error"]
     if not isinstance(found, dict):
-        return ""
-    words = found.get("detail") or found.get("message") or found.get("title") or found.get("error") or ""
-    return words if isinstance(words, str) else ""
+        return "", ""
+    words = found.get("detail") or found.get("message") or found.get("title") or found.get("error")
+    code = found.get("code")
+    return words if isinstance(words, str) else "", code if isinstance(code, str) else ""
 
 
 def _reason(error: Exception) -> str:

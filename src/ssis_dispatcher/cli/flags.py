@@ -37,17 +37,10 @@ def with_settings_flags(command: Command) -> Command:
         return command(*args, loaded=settings_of(flags, config), **kwargs)
 
     decorated: Command = run
-    for field in reversed(_flagged()):
-        decorated = _flag(field)(decorated)
+    for field in reversed(fields().values()):
+        if field.is_flag:
+            decorated = _flag(field)(decorated)
     return click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings file.")(decorated)
-
-
-def _flagged() -> list[Field]:
-    return [
-        field
-        for field in fields().values()
-        if not field.about.secret and not field.about.table and field.about.section != "client"
-    ]
 
 
 def _flag(field: Field) -> Command:

@@ -30,8 +30,7 @@ def keys() -> None:
 
 @contextmanager
 def _file(loaded: Loaded) -> Iterator[KeyFile]:
-    """The file of keys; what goes wrong with it becomes a `Failure`."""
-    from ssis_dispatcher.errors import DispatchError
+    """The file of keys; what the system refuses becomes a `Failure`."""
     from ssis_dispatcher.gateway.keys import KeyFile
 
     path = loaded.settings.keys_file
@@ -39,8 +38,6 @@ def _file(loaded: Loaded) -> Iterator[KeyFile]:
         raise Failure(f"{path} is a directory, which others write; name one of its files with SSIS_KEYS_FILE")
     try:
         yield KeyFile(path)
-    except DispatchError as error:
-        raise Failure(str(error)) from None
     except OSError as error:
         raise Failure(f"{error.filename or path}: {error.strerror}; SSIS_KEYS_FILE names another file") from None
 

@@ -21,7 +21,20 @@ if TYPE_CHECKING:
 def models(client: Client, output: str) -> None:
     """List the models that can be asked for."""
     found = client.get("/v1/models")["data"]
-    emit(found, output, lambda: table(["MODEL", "OWNED BY"], [(model["id"], model.get("owned_by")) for model in found]))
+    headings = ["MODEL", "STATE", "SERVERS", "SEATS", "WAITING", "PINNED"]
+    emit(found, output, lambda: table(headings, map(_model, found)))
+
+
+def _model(model: dict[str, Any]) -> tuple[str | int, ...]:
+    now = {"state": "-", "servers": 0, "seats": 0, "busy": 0, "waiting": 0, "pinned": False} | model.get("ssis", {})
+    return (
+        model["id"],
+        now["state"],
+        now["servers"],
+        f"{now['busy']}/{now['seats']}" if now["seats"] else "-",
+        now["waiting"],
+        "yes" if now["pinned"] else "",
+    )
 
 
 @click.command()

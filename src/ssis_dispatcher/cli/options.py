@@ -19,6 +19,11 @@ Command = Callable[..., Any]
 output_option = click.option(
     "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True, help="Format."
 )
+hub_token_option = click.option(
+    "--send-hub-token",
+    is_flag=True,
+    help="Send the setting `hub_token` (HF_TOKEN) along, for a gated or private model.",
+)
 _config = click.option(
     "--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings file.  [default: see `ssis config`]"
 )
@@ -71,3 +76,12 @@ def with_client_and_settings(command: Command) -> Command:
             return command(*args, client=client, loaded=loaded, **kwargs)
 
     return run
+
+
+def hub_token_header(loaded: Loaded, wanted: bool) -> dict[str, str]:
+    """The header of `hub_token_option`. Ends the command where there is no token."""
+    if not wanted:
+        return {}
+    if not loaded.settings.hub_token:
+        raise Misused("--send-hub-token: there is no token; set HF_TOKEN, SSIS_HUB_TOKEN or `hub_token` in the file")
+    return {"x-ssis-hf-token": loaded.settings.hub_token}

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssis_dispatcher.cli.failures import Failure
 from ssis_dispatcher.cli.options import output_option, with_client_and_settings
 from ssis_dispatcher.cli.output import emit, mib, seconds, table
 
@@ -74,14 +73,8 @@ def _offline(
     import msgspec
 
     from ssis_dispatcher import assembly
-    from ssis_dispatcher.errors import DispatchError
-    from ssis_dispatcher.files import BadFile
 
-    try:
-        plan = assembly.plan_offline(settings, model, inventory, context, concurrency)
-    except (DispatchError, BadFile) as error:
-        raise Failure(str(error)) from None
-    found: dict[str, Any] = msgspec.to_builtins(plan)
+    found: dict[str, Any] = msgspec.to_builtins(assembly.plan_offline(settings, model, inventory, context, concurrency))
     return found
 
 

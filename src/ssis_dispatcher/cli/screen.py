@@ -93,6 +93,7 @@ def in_words(request: dict[str, object]) -> str:
     parts += [str(words) for words in (request.get("detail"), request.get("why")) if words]
     if isinstance(position := request.get("position"), int):
         parts.append(f"position {position}")
-    if isinstance(expected := request.get("expected_seconds"), int | float):
+    expected = request.get("expected_seconds")
+    if isinstance(expected, int | float) and expected > 0:
         parts.append(f"about {seconds(expected)}")
     return safe(", ".join(parts))

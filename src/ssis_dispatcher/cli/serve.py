@@ -27,7 +27,6 @@ def serve(ctx: click.Context, loaded: Loaded, quiet: bool) -> None:
     variable SSIS_…, and a key of the settings file; `ssis config` shows which of them count.
     """
     from ssis_dispatcher import assembly
-    from ssis_dispatcher.errors import DispatchError
 
     def ready(url: str) -> None:
         if not quiet:
@@ -37,8 +36,6 @@ def serve(ctx: click.Context, loaded: Loaded, quiet: bool) -> None:
         ctx.exit(assembly.serve(loaded.settings, ready=ready))
     except OSError as error:
         raise Failure(_reason(error, loaded.settings)) from None
-    except DispatchError as error:
-        raise Failure(str(error)) from None
 
 
 def banner(loaded: Loaded, url: str) -> str:
@@ -76,6 +73,6 @@ def _reason(error: OSError, settings: Settings) -> str:
         return f"{where} is taken by another program; choose another port with --port, or stop that program"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"this machine has no address {settings.host}; choose one of its own with --host"
-    if error.errno == errno.EACCES and settings.port < 1024:
+    if error.errno == errno.EACCES and not error.filename and settings.port < 1024:
         return f"this user may not listen on port {settings.port}; choose one above 1023 with --port"
     return f"cannot serve: {error.strerror or error}" + (f" ({error.filename})" if error.filename else "")

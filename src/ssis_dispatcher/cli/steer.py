@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssis_dispatcher.cli.failures import Failure
-from ssis_dispatcher.cli.options import output_option, with_client
+from ssis_dispatcher.cli.options import (
+    hub_token_header,
+    hub_token_option,
+    output_option,
+    with_client,
+    with_client_and_settings,
+)
 from ssis_dispatcher.cli.output import emit, table
 from ssis_dispatcher.cli.screen import in_words, screen
 
 if TYPE_CHECKING:
     from ssis_dispatcher.cli.client import Client
+    from ssis_dispatcher.settings import Loaded
 
 _EVERY = 0.25
 
@@ -22,13 +29,23 @@ _EVERY = 0.25
 @click.argument("model")
 @click.option("--context", type=click.IntRange(1), metavar="N", help="Tokens of context per seat.")
 @click.option("--revision", metavar="REV", help="Revision of the model.")
+@click.option("--engine", metavar="NAME", help="Engine that is to serve it.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until it is ready.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no phases.")
-@with_client
-def warm(client: Client, model: str, no_wait: bool, quiet: bool, **wishes: object) -> None:
+@hub_token_option
+@with_client_and_settings
+def warm(
+    client: Client,
+    loaded: Loaded,
+    model: str,
+    no_wait: bool,
+    quiet: bool,
+    send_hub_token: bool,
+    **wishes: object,
+) -> None:
     """Start a model before somebody asks it."""
     body = {"model": model} | {name: value for name, value in wishes.items() if value is not None}
-    accepted = client.post("/api/models/warm", body)
+    accepted = client.post("/api/models/warm", body, hub_token_header(loaded, send_hub_token))
     if no_wait:
         click.echo(accepted["request"])
         return

@@ -62,4 +62,9 @@ class Watch:
             except Failure:
                 self._blind = True
                 return
-            self._show(str(request.get("phase")), in_words(request))
+            except Exception:
+                if self._over.is_set():  # the client was closed under this look
+                    return
+                raise
+            if request.get("state") != "seated":
+                self._show(str(request.get("phase")), in_words(request))

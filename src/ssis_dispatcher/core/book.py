@@ -21,7 +21,7 @@ class Book:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.stock = Stock()
+        self.stock = Stock(policy.reload_weight)
         self.models: dict[str, ModelState] = {}
         self.servers: dict[str, Server] = {}
         self.waiting: dict[int, ModelState] = {}
@@ -45,7 +45,7 @@ class Book:
 
     def forget_if_empty(self, state: ModelState, now: float) -> None:
         """Drop a model of which there is nothing to keep, so that a million names cost nothing."""
-        if not (state.line or state.servers or state.describing or state.pinned or now < state.pause_until):
+        if not (state.line or state.servers or state.describing or state.pinned or now < state.remembered_until):
             self.models.pop(state.model.key, None)
 
     def caller(self, name: str, now: float) -> Caller:

@@ -11,15 +11,16 @@ from ssis_dispatcher.errors import Problem
 class Caller:
     """One caller's account. A slice is held while its server starts or works; an idle server is anybody's to evict.
 
-    Launches are a token bucket: ``per_minute`` at once, refilled evenly. ``kinds`` are the slice kinds that may be
-    launched for this caller, empty for all.
+    ``held`` counts slices, ``wanted`` launches that wait, ``ties`` whatever points to this account (requests in lines,
+    launches, servers). Launches are a token bucket: ``per_minute`` at once, refilled evenly. ``kinds`` are the slice kinds
+    that may be launched for this caller, empty for all.
     """
 
-    __slots__ = ("_refilled", "_tokens", "held", "kinds", "name", "per_minute", "slices")
+    __slots__ = ("_refilled", "_tokens", "held", "kinds", "name", "per_minute", "slices", "ties", "wanted")
 
     def __init__(self, name: str, now: float, policy: Policy) -> None:
         self.name = name
-        self.held = 0
+        self.held = self.wanted = self.ties = 0
         self.take_limits(None, policy)
         self._tokens = float(self.per_minute)
         self._refilled = now
@@ -33,9 +34,8 @@ class Caller:
 
     def take_launch(self, now: float) -> Problem | None:
         """Take one launch from the account, or say why there is none and when there will be."""
-        if self.held >= self.slices:
-            message = f"{self.held} slices work for this caller, the most it may hold at once."
-            return Problem(429, "slice_limit", message, retry_after=10.0)
+        if self.held + self.wanted >= self.slices:
+            return self.over_slices()
         rate = self.per_minute / 60
         self._tokens = min(float(self.per_minute), self._tokens + (now - self._refilled) * rate)
         self._refilled = now
@@ -45,6 +45,19 @@ class Caller:
         self._tokens -= 1
         return None
 
+    def over_slices(self) -> Problem:
+        message = f"{self.held} slices work for this caller and {self.wanted} launches wait; it may hold {self.slices} at once."
+        return Problem(429, "slice_limit", message, retry_after=10.0)
+
+    def allows(self, kind: SliceKind) -> bool:
+        """Whether slices of this kind may be launched for this caller."""
+        return not self.kinds or kind in self.kinds
+
+    def affords(self, count: int) -> bool:
+        """Whether a launch on ``count`` joined slices stays within what this caller may hold. Single ones are counted when
+        their request arrives (`take_launch`); how many slices a model needs is only known later."""
+        return count == 1 or self.held + count <= self.slices
+
     def settled(self, now: float) -> bool:
         """Whether this account says nothing that a new one would not say."""
-        return not self.held and self._tokens + (now - self._refilled) * self.per_minute / 60 >= self.per_minute
+        return not self.ties and self._tokens + (now - self._refilled) * self.per_minute / 60 >= self.per_minute

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from ssis_dispatcher.core.callers import Caller
+
 
 class Ticket:
     """One waiting request."""
 
     __slots__ = ("arrived", "caller", "cause", "request", "size")
 
-    def __init__(self, request: int, caller: str, size: int, arrived: float, cause: str) -> None:
+    def __init__(self, request: int, caller: Caller, size: int, arrived: float, cause: str) -> None:
         self.request = request
         self.caller = caller
         self.size = size
@@ -28,7 +30,7 @@ class Line:
     __slots__ = ("_by_caller", "_by_request", "size")
 
     def __init__(self) -> None:
-        self._by_caller: OrderedDict[str, OrderedDict[int, Ticket]] = OrderedDict()
+        self._by_caller: OrderedDict[Caller, OrderedDict[int, Ticket]] = OrderedDict()
         self._by_request: OrderedDict[int, Ticket] = OrderedDict()
         self.size = 0
 
@@ -67,7 +69,7 @@ class Line:
             return ticket
         return None
 
-    def of(self, caller: str) -> list[Ticket]:
+    def of(self, caller: Caller) -> list[Ticket]:
         """This caller's requests, oldest first."""
         return list(self._by_caller.get(caller, {}).values())
 

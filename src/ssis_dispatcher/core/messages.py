@@ -23,6 +23,7 @@ class Model(msgspec.Struct, frozen=True):
 
     Made by `Model.of`, which computes ``key``: the model id, ``#``, and 24 hexadecimal digits of a hash of the full
     identity. ``engine`` and ``revision`` are resolved before that, so that saying a default aloud changes nothing.
+    ``context`` is what the caller asked for, in tokens; None leaves it to the catalogue and the model.
     """
 
     key: str
@@ -31,6 +32,7 @@ class Model(msgspec.Struct, frozen=True):
     engine: str = ""
     arguments: tuple[tuple[str, str], ...] = ()
     scope: str = "public"
+    context: int | None = None
 
     @staticmethod
     def of(
@@ -40,11 +42,12 @@ class Model(msgspec.Struct, frozen=True):
         engine: str = "",
         arguments: tuple[tuple[str, str], ...] = (),
         scope: str = "public",
+        context: int | None = None,
     ) -> Model:
         arguments = tuple(sorted(arguments))
-        identity = msgspec.json.encode((id, revision, engine, arguments, scope))
+        identity = msgspec.json.encode((id, revision, engine, arguments, scope, context))
         key = f"{id}#{hashlib.blake2b(identity, digest_size=12).hexdigest()}"
-        return Model(key, id, revision, engine, arguments, scope)
+        return Model(key, id, revision, engine, arguments, scope, context)
 
 
 class FailureKind(StrEnum):

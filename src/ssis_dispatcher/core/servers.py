@@ -14,7 +14,7 @@ from ssis_dispatcher.core.sizing import Profile
 if TYPE_CHECKING:
     from ssis_dispatcher.core.callers import Caller
     from ssis_dispatcher.core.shelves import Bin
-    from ssis_dispatcher.core.states import ModelState
+    from ssis_dispatcher.core.states import ModelState, Need
 
 
 class State(StrEnum):
@@ -34,8 +34,7 @@ LIFECYCLE: dict[State, dict[type[Event] | type[Stop], State]] = {
         Stop: State.STOPPING,
     },
     State.READY: {ServerFailed: State.GONE, ServerStopped: State.GONE, Stop: State.STOPPING},
-    # A start that succeeds after all is stopped all the same, and a second word about the end changes nothing.
-    State.STOPPING: {ServerReady: State.STOPPING, ServerFailed: State.GONE, ServerStopped: State.GONE},
+    State.STOPPING: {ServerFailed: State.GONE, ServerStopped: State.GONE},
     State.GONE: {},
 }
 """State → what happens → next state. What is not here is not allowed, and is ignored when a platform reports it."""
@@ -52,14 +51,18 @@ def server_name(model: Model, replica: int) -> str:
 
 
 class Server:
-    """One running (or starting, or stopping) inference server: a model on a slice."""
+    """One running (or starting, or stopping) inference server: a model on a slice.
+
+    ``owner`` is the caller whose account it burdens, ``claim`` the launch that waits for it to be gone, ``indexed`` whether
+    its shelf keeps it among the possible victims. ``extra``: the model had another when this one was launched, and still has.
+    """
 
     __slots__ = (
         "address",
         "bin",
         "born",
         "busy",
-        "claimed",
+        "claim",
         "context",
         "count",
         "detail",
@@ -84,7 +87,16 @@ class Server:
     )
 
     def __init__(
-        self, id: str, replica: int, order: int, model: ModelState, profile: Profile, bin: Bin, count: int, born: float
+        self,
+        id: str,
+        replica: int,
+        order: int,
+        model: ModelState,
+        profile: Profile,
+        bin: Bin,
+        count: int,
+        owner: Caller,
+        born: float,
     ) -> None:
         self.id = id
         self.replica = replica
@@ -93,6 +105,7 @@ class Server:
         self.profile = profile
         self.bin = bin
         self.count = count
+        self.owner = owner
         self.born = born
         self.state = State.STARTING
         self.phase = "launching"
@@ -101,10 +114,9 @@ class Server:
         self.context = 0
         self.busy = 0
         self.address: str | None = None
-        self.owner: Caller | None = None
         self.extra = False
         self.leaving = False
-        self.claimed = False
+        self.claim: Need | None = None
         self.indexed = False
         self.keep_armed = False
         self.ready_at: float | None = None
@@ -112,6 +124,11 @@ class Server:
         self.evictable_at = 0.0
         self.start_deadline = 0.0
         self.why = ""
+
+    @property
+    def evictable(self) -> bool:
+        """Whether it may be stopped for another model: idle, not pinned, its dwell time over."""
+        return self.indexed and self.state is State.READY and not self.busy and not self.model.pinned
 
     def enter(self, happened: type[Event] | type[Stop]) -> bool:
         """Take the step of `LIFECYCLE`; False, and nothing changes, where it is not allowed."""

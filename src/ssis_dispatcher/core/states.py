@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ssis_dispatcher.core.callers import Caller
 from ssis_dispatcher.core.lines import Line
 from ssis_dispatcher.core.messages import Model
 from ssis_dispatcher.core.servers import Server, State
-from ssis_dispatcher.core.shelves import Shelf
 from ssis_dispatcher.core.sizing import Fit, Profile
-from ssis_dispatcher.core.slices import SliceKind
 from ssis_dispatcher.errors import Problem
+
+if TYPE_CHECKING:
+    from ssis_dispatcher.core.choice import Places
 
 
 class Need:
-    """A model needs a server and no slice is free for it. ``claims`` are the servers that stop to make room."""
+    """A model needs a server: a launch in waiting, on the account of the caller who wanted it first.
 
-    __slots__ = ("caller", "cause", "claims", "fits", "model", "order", "overtaken", "shelves", "since")
+    ``order`` is its turn, given when it is known what it needs (0 until then). It hangs on the shelves of ``places``;
+    ``claims`` are the servers that stop to make room for it.
+    """
 
-    def __init__(self, model: ModelState, caller: Caller, cause: str, order: int, since: float) -> None:
+    __slots__ = ("caller", "cause", "claims", "model", "order", "overtaken", "places")
+
+    def __init__(self, model: ModelState, caller: Caller, cause: str) -> None:
         self.model = model
         self.caller = caller
         self.cause = cause
-        self.order = order
-        self.since = since
+        self.order = 0
         self.overtaken = 0
-        self.fits: list[tuple[Fit, Shelf]] = []
-        self.shelves: list[Shelf] = []
-        self.claims: set[str] = set()
-
-    def allows(self, kind: SliceKind) -> bool:
-        """Whether slices of this kind may be launched for the caller who needs it."""
-        return not self.caller.kinds or kind in self.caller.kinds
+        self.places: Places = ()
+        self.claims: dict[str, Server] = {}
 
 
 class ModelState:
@@ -50,11 +51,12 @@ class ModelState:
         "need",
         "pause_until",
         "pinned",
-        "problem",
         "profile",
         "ready",
+        "remembered_until",
         "scale_armed",
         "servers",
+        "trouble",
         "turnover",
     )
 
@@ -71,13 +73,14 @@ class ModelState:
         self.floor_mib = 0
         self.failures = 0
         self.pause_until = 0.0
-        self.problem: Problem | None = None
+        self.remembered_until = 0.0
+        self.trouble = ""
         self.pinned = False
         self.clock = 0.0
         self.line_armed = False
         self.scale_armed = False
         self.turnover: float | None = None
-        self.last_grant = 0.0
+        self.last_grant: float | None = None
 
     def starting(self) -> Server | None:
         """A server on its way that callers may wait for."""
@@ -92,8 +95,7 @@ class ModelState:
 
     def resting(self, now: float) -> Problem:
         """What callers are told while this model pauses after a failure."""
-        assert self.problem is not None
-        return Problem(503, "model_failed", self.problem.message, retry_after=max(1.0, self.pause_until - now))
+        return Problem(503, "model_failed", self.trouble, retry_after=max(1.0, self.pause_until - now))
 
     def phase(self) -> str:
         """What its line waits for: ``describing``, ``slice``, ``starting`` or ``seat``."""
@@ -123,9 +125,9 @@ class ModelState:
             return f"Server {starting.id} is starting: {starting.phase} {starting.detail}".rstrip() + "."
         if self.profile is None:
             return "Finding out what this model needs."
-        if self.need is None or not self.need.fits:
+        if self.need is None or not self.need.places:
             return "Waiting to learn which slices exist."
         if self.need.claims:
             return f"Waiting for {', '.join(sorted(self.need.claims))} to stop and free its slice."
-        names = ", ".join(dict.fromkeys(fit.slice.name for fit, _ in self.need.fits))
+        names = ", ".join(dict.fromkeys(fit.slice.name for fit, _ in self.need.places))
         return f"Every slice that fits is in use: {names}."

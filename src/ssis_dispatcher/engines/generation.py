@@ -34,6 +34,10 @@ class Generation(msgspec.Struct):
     stream: bool = False
     field: str = "parameters"
 
+    def __repr__(self) -> str:
+        # Without the prompt, which belongs in no log.
+        return f"Generation({sorted(self.parameters)}, stream={self.stream})"
+
     @property
     def greedy(self) -> bool:
         """TGI's rule: the likeliest token each time, unless ``do_sample`` or a parameter of sampling asks otherwise."""

@@ -14,8 +14,9 @@ import msgspec
 
 from ssis_dispatcher.errors import UpstreamError
 
-LARGEST_EVENT = 16 * 1024 * 1024
-"""Bytes of one event (or of one reply that is not a stream) beyond which the engine is taken to have gone wrong."""
+LARGEST_EVENT = 4 * 1024 * 1024
+LARGEST_REPLY = 16 * 1024 * 1024
+"""Bytes of one event, and of a reply that is not a stream, beyond which the engine is taken to have gone wrong."""
 
 
 class Token(msgspec.Struct, gc=False):

@@ -119,6 +119,7 @@ class TGI:
             # Seats are the dispatcher's to count; this only has to be more, for callers who leave and are not yet gone.
             "MAX_CONCURRENT_REQUESTS": str(2 * options.seats + 8),
             "CUDA_MEMORY_FRACTION": "1.0",
+            "PAYLOAD_LIMIT": "67108864",  # the dispatcher's own limit is the one that counts
             "USAGE_STATS": "off",
         }
         if options.revision:

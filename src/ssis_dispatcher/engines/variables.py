@@ -26,6 +26,30 @@ _NET = "it would change where the server connects to."
 _DEVICE = "the slice decides which device a server sees."
 _NAMED = "it is part of how a model is named, and not passed on."
 
+LAUNCHER = (
+    *(
+        "MODEL_ID",
+        "REVISION",
+        "HF_TOKEN",
+        "VALIDATION_WORKERS",
+        "SHARDED",
+        "NUM_SHARD",
+        "QUANTIZE",
+        "SPECULATE",
+        "DTYPE",
+    ),
+    *("KV_CACHE_DTYPE", "TRUST_REMOTE_CODE", "MAX_CONCURRENT_REQUESTS", "MAX_BEST_OF", "MAX_STOP_SEQUENCES"),
+    *("MAX_TOP_N_TOKENS", "MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH", "MAX_TOTAL_TOKENS", "WAITING_SERVED_RATIO"),
+    *("MAX_BATCH_PREFILL_TOKENS", "MAX_BATCH_TOTAL_TOKENS", "MAX_WAITING_TOKENS", "MAX_BATCH_SIZE", "CUDA_GRAPHS"),
+    *("HOSTNAME", "PORT", "PROMETHEUS_PORT", "SHARD_UDS_PATH", "MASTER_ADDR", "MASTER_PORT", "HUGGINGFACE_HUB_CACHE"),
+    *("WEIGHTS_CACHE_OVERRIDE", "DISABLE_CUSTOM_KERNELS", "CUDA_MEMORY_FRACTION", "ROPE_SCALING", "ROPE_FACTOR"),
+    *("JSON_OUTPUT", "OTLP_ENDPOINT", "OTLP_SERVICE_NAME", "CORS_ALLOW_ORIGIN", "API_KEY", "WATERMARK_GAMMA"),
+    *("WATERMARK_DELTA", "NGROK", "NGROK_AUTHTOKEN", "NGROK_EDGE", "TOKENIZER_CONFIG_PATH", "DISABLE_GRAMMAR_SUPPORT"),
+    *("ENV", "MAX_CLIENT_BATCH_SIZE", "LORA_ADAPTERS", "USAGE_STATS", "PAYLOAD_LIMIT", "ENABLE_PREFILL_LOGPROBS"),
+    *("GRACEFUL_TERMINATION_TIMEOUT",),
+)
+"""Every variable of TGI's launcher reference."""
+
 GUARDED: Mapping[str, str] = MappingProxyType(
     {
         "MODEL_ID": _NAMED,
@@ -63,6 +87,12 @@ GUARDED: Mapping[str, str] = MappingProxyType(
         "OTLP_SERVICE_NAME": _WATCH,
         "USAGE_STATS": _WATCH,
         "TRUST_REMOTE_CODE": "it would run code that came with the model; only the operator may allow that.",
+        "WATERMARK_GAMMA": "the operator sets how watermarks are made, so that they can be found again.",
+        "WATERMARK_DELTA": "the operator sets how watermarks are made, so that they can be found again.",
+        "NGROK": _NET,
+        "NGROK_AUTHTOKEN": _NET,
+        "NGROK_EDGE": _NET,
+        "ENV": "it would print the server's environment instead of serving.",
         "PATH": _CODE,
         "HF_ENDPOINT": _NET,
         "HF_HUB_OFFLINE": _NET,

@@ -72,6 +72,7 @@ class Subscription:
         self._ended = False
 
     def wants(self, event: AnyEvent) -> bool:
+        """Whether this listener asked for events of that kind."""
         return not self._only or type(event) in self._only
 
     def offer(self, frame: bytes) -> None:

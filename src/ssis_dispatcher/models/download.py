@@ -1,7 +1,8 @@
 """Fetches one file of the hub to disk: with progress, resumed where it stopped, checked, and cancelled at any moment.
 
 Only `ssis_dispatcher.models.cache` calls this, from a thread. It says where a file comes from by huggingface-hub, and
-moves the bytes itself: the library's own download can be neither cancelled nor kept from filling the disk.
+moves the bytes itself: the library's own download can be neither cancelled nor kept from filling the disk. Importing both
+libraries takes a tenth of a second, and is left to the first download.
 """
 
 from __future__ import annotations
@@ -13,22 +14,15 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import httpx2
 import msgspec
-from huggingface_hub import get_hf_file_metadata, hf_hub_url
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
-from ssis_dispatcher.errors import DispatchError, Forbidden, ModelNotServable, Unavailable
+from ssis_dispatcher.models.hubwire import Gated, HubError, HubOffline, HubUnreachable, NotOnHub
+
+if TYPE_CHECKING:
+    import httpx2
 
 Progress = Callable[[int, int | None], None]
 """Told ``(bytes there, bytes in all or None)``, a few times a second, from the thread that fetches."""
@@ -43,10 +37,6 @@ _RETRIED = frozenset({403, 408, 425, 429, 500, 502, 503, 504})
 
 class Cancelled(Exception):
     """Nobody wants the file any more. What is there stays for the next time."""
-
-
-class Unreachable(Exception):
-    """The hub cannot be asked: no network, no answer, or offline by choice. The message says which."""
 
 
 class DiskFull(Exception):
@@ -73,12 +63,12 @@ class Found(msgspec.Struct, frozen=True):
     sha256: str | None
 
 
-class Hub:
-    """One hub. ``endpoint`` is its base URL, None for the default one; times in seconds."""
+class Fetcher:
+    """Fetches from one hub. ``endpoint`` is its base URL; times are in seconds."""
 
     def __init__(
         self,
-        endpoint: str | None = None,
+        endpoint: str = "https://huggingface.co",
         *,
         offline: bool = False,
         connect_timeout: float = 10.0,
@@ -86,25 +76,30 @@ class Hub:
         tries: int = 5,
         pause: float = 1.0,
     ) -> None:
-        self.endpoint = endpoint.rstrip("/") if endpoint else None
-        self._offline = offline
+        self.endpoint = endpoint.rstrip("/")
+        self.host = urlsplit(self.endpoint).netloc
+        self.offline = offline
         self._connect_timeout = connect_timeout
-        self._timeout = httpx2.Timeout(read_timeout, connect=connect_timeout)
+        self._read_timeout = read_timeout
         self._tries = tries
         self._pause = pause
 
     def look(self, asked: Asked) -> Found:
-        """What the hub says of the file. Raises `Unreachable`, and `DispatchError` when it says no."""
-        if self._offline:
-            raise Unreachable("the dispatcher runs offline")
+        """What the hub says of the file. Raises `NotOnHub`, `Gated`, `HubUnreachable`, `HubOffline`."""
+        import httpx2
+        from huggingface_hub import get_hf_file_metadata
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+        if self.offline:
+            raise HubOffline(f"{asked.repo} is to be fetched from {self.host}, which must not be asked (offline).")
         try:
             found = get_hf_file_metadata(
                 self._url(asked), token=asked.token or False, timeout=self._connect_timeout, endpoint=self.endpoint
             )
         except (HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError) as error:
-            raise refused(error, asked) from None
+            raise self._refused(error, asked) from None
         if not found.etag:
-            raise Unreachable("it names no version of the file")
+            raise HubUnreachable(f"{self.host} names no version of {asked.name}.")
         sha256 = found.etag if _SHA256.fullmatch(found.etag) else None
         return Found(found.location, found.commit_hash or found.etag, found.etag, found.size, sha256)
 
@@ -117,9 +112,12 @@ class Hub:
         Raises `Cancelled`, `Unreachable`, `DiskFull`, and `DispatchError` when the hub says no or sends the wrong
         bytes.
         """
+        import httpx2
+
         transfer = _Transfer(part, found, progress, cancelled)
         idle = 0
-        with httpx2.Client(timeout=self._timeout, follow_redirects=True) as client:
+        timeout = httpx2.Timeout(self._read_timeout, connect=self._connect_timeout)
+        with httpx2.Client(timeout=timeout, follow_redirects=True) as client:
             while transfer.done != found.size:
                 before = transfer.done
                 try:
@@ -128,7 +126,7 @@ class Hub:
                 except (httpx2.HTTPError, _Again) as error:
                     idle = 0 if transfer.done > before else idle + 1
                     if idle >= self._tries:
-                        raise Unreachable(_reason(error)) from None
+                        raise self._unreachable(error) from None
                     if cancelled.wait(self._pause * 2**idle):
                         raise Cancelled from None
                     found = self._look_again(asked, found)
@@ -138,10 +136,10 @@ class Hub:
         """A fresh address for the same content; the old one while the hub is silent."""
         try:
             again = self.look(asked)
-        except Unreachable:
+        except HubUnreachable:
             return found
         if again.etag != found.etag:
-            raise Unavailable(f"{asked.name} of {asked.repo} changed while it was fetched. Try again.", retry_after=1.0)
+            raise HubUnreachable(f"{asked.name} of {asked.repo} changed while it was fetched. Try again.")
         return again
 
     def _stream(self, client: httpx2.Client, asked: Asked, url: str, transfer: _Transfer) -> None:
@@ -158,7 +156,7 @@ class Hub:
             if response.status_code in _RETRIED:
                 raise _Again(f"it answers {response.status_code}")
             if response.status_code not in (200, 206):
-                raise Unavailable(f"The hub answers {response.status_code} for {asked.name} of {asked.repo}.")
+                raise HubUnreachable(f"{self.host} answers {response.status_code} for {asked.name} of {asked.repo}.")
             if _first_byte(response) != transfer.done:
                 transfer.restart()
                 if response.status_code == 206:
@@ -168,7 +166,39 @@ class Hub:
         if transfer.short():
             raise _Again(f"it stopped after {transfer.done} bytes")
 
+    def _refused(self, error: Exception, asked: Asked) -> HubError:
+        """What an error of huggingface-hub or its HTTP library means for whoever asked for the file."""
+        from huggingface_hub import errors as hub
+
+        if isinstance(error, hub.GatedRepoError):
+            return Gated(
+                f"{asked.repo} is gated: its owner decides who may have it. Ask for access on its page on {self.host}, and "
+                "send the token of an account that has it."
+            )
+        if isinstance(error, hub.RepositoryNotFoundError):
+            hint = "" if asked.token else " If it is private, send a token that may read it."
+            return NotOnHub(f"{self.host} has no model {asked.repo}.{hint}")
+        if isinstance(error, hub.RevisionNotFoundError):
+            return NotOnHub(f"{asked.repo} has no revision {asked.revision} on {self.host}.")
+        if isinstance(error, hub.EntryNotFoundError):
+            return NotOnHub(f"{asked.repo} has no file {asked.name} on {self.host}.")
+        if isinstance(error, hub.OfflineModeIsEnabled):
+            return HubOffline(
+                f"{asked.repo} is to be fetched from {self.host}, which must not be asked (HF_HUB_OFFLINE)."
+            )
+        if isinstance(error, hub.HfHubHTTPError) and error.response is not None:
+            status = error.response.status_code
+            if status in (401, 403):
+                return Gated(f"{self.host} refuses {asked.repo} to this token ({status}).")
+            return HubUnreachable(f"{self.host} answers {status} for {asked.repo}.")
+        return self._unreachable(error)
+
+    def _unreachable(self, error: Exception) -> HubUnreachable:
+        return HubUnreachable(f"{self.host} cannot be reached: {_reason(error)}.")
+
     def _url(self, asked: Asked) -> str:
+        from huggingface_hub import hf_hub_url
+
         return hf_hub_url(asked.repo, asked.name, revision=asked.revision or "main", endpoint=self.endpoint)
 
 
@@ -218,7 +248,7 @@ class _Transfer:
         wrong_size = self._size is not None and self.done != self._size
         if wrong_size or (self._sha256 and self._hash.hexdigest() != self._sha256):
             self.restart()
-            raise Unavailable("A file arrived from the hub with the wrong content. Try again.", retry_after=5.0)
+            raise HubUnreachable("A file arrived from the hub with the wrong content. Try again.")
         try:
             self._part.flush()
             os.fsync(self._part.fileno())
@@ -238,38 +268,17 @@ class _Transfer:
             self._progress(self.done, self._size)
 
 
-def refused(error: Exception, asked: Asked) -> DispatchError | Unreachable:
-    """What an error of huggingface-hub or its HTTP library means for whoever asked for the file."""
-    if isinstance(error, GatedRepoError):
-        return Forbidden(
-            f"The model {asked.repo} is gated: its owner decides who may have it. Ask for access on its page on the hub, and "
-            "send the token of an account that has it.",
-            code="model_gated",
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        hint = "" if asked.token else " If it is private, send a token that may read it."
-        return ModelNotServable(f"The hub has no model {asked.repo}.{hint}")
-    if isinstance(error, RevisionNotFoundError):
-        return ModelNotServable(f"The model {asked.repo} has no revision {asked.revision!r} on the hub.")
-    if isinstance(error, EntryNotFoundError):
-        return ModelNotServable(f"The model {asked.repo} has no file {asked.name} on the hub.")
-    if isinstance(error, OfflineModeIsEnabled):
-        return Unreachable("HF_HUB_OFFLINE is set")
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else 0
-    if status in (401, 403):
-        return Forbidden(f"The hub refuses the model {asked.repo} to this token ({status}).", code="model_forbidden")
-    return Unreachable(f"it answers {status}" if status else _reason(error))
-
-
 def _reason(error: Exception) -> str:
     """Why the hub cannot be asked, without addresses: those of files carry signatures."""
     if isinstance(error, _Again):
         return str(error)
-    return {
-        httpx2.ConnectError: "no connection can be made",
-        httpx2.ConnectTimeout: "no connection can be made in time",
-        httpx2.ReadTimeout: "it does not answer in time",
-    }.get(type(error), f"the connection failed ({type(error).__name__})")
+    import httpx2
+
+    if isinstance(error, httpx2.ConnectError):
+        return "no connection can be made"
+    if isinstance(error, httpx2.TimeoutException):
+        return "it does not answer in time"
+    return f"the connection failed ({type(error).__name__})"
 
 
 def _first_byte(response: httpx2.Response) -> int:

@@ -26,7 +26,7 @@ _LONGEST_KEY: Final = 1 << 16
 _MOST_ENTRIES: Final = 1 << 16
 _MOST_DIMENSIONS: Final = 4
 _MOST_ELEMENTS: Final = 1 << 48
-_KEPT_VALUES: Final = 4096
+_KEPT_VALUES: Final = 1024
 
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -201,7 +201,7 @@ class _Cursor:
         if end > _LARGEST_HEADER:
             raise CorruptModel(f"its header claims more than {_LARGEST_HEADER >> 20} MiB")
         while len(self._buffer) < end:
-            more = self._file.read(max(end - len(self._buffer), 1 << 20))
+            more = self._file.read(max(end - len(self._buffer), 1 << 18))
             if not more:
                 raise CorruptModel(f"ends within its header, after {len(self._buffer)} bytes")
             self._buffer += more

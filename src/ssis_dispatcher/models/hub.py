@@ -1,60 +1,42 @@
 """The model hub: what it says about a model, which files a model has, and who may read them.
 
-`Hub` is synchronous and meant for a worker thread: nothing here belongs on the path of a request. Every call ends within
-the hub's time-out; answers are kept for a while, refusals for a shorter one; offline, or when the hub cannot be reached,
-what lies in the local cache answers. Requests go through ``huggingface_hub``'s own session, so that its settings
-(proxies, offline mode) hold here too; its import takes a tenth of a second and is left to the first call.
-
+`Hub` is synchronous and meant for a worker thread: nothing here belongs on the path of a request. Every question is
+answered within the hub's time-out (name resolution excepted, which the operating system bounds). Answers are remembered
+for a while, refusals for a shorter one; offline, or when the hub cannot be reached, what lies in the local cache answers.
 Called by the model resolver.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, urlsplit
+from typing import TypeVar, cast
+
+import msgspec
 
 from ssis_dispatcher.core.formulas import facts_from_config, weight_bytes
 from ssis_dispatcher.core.sizing import ModelFacts
 from ssis_dispatcher.models import gguf, hubcache
-from ssis_dispatcher.models.ggufs import File, gguf_choices
+from ssis_dispatcher.models.hubwire import Gated, HubError, HubOffline, HubUnreachable, Inquiry, NotOnHub, host_of
 from ssis_dispatcher.models.memo import Memo
+from ssis_dispatcher.models.weights import Choice, File, gguf_choices, stored_bytes
 
-_LARGEST_ANSWER = 16 << 20
-_LARGEST_HEADER = 64 << 20
+__all__ = ["Gated", "Hub", "HubError", "HubOffline", "HubUnreachable", "NotOnHub"]
+
+T = TypeVar("T")
+
 _KEPT, _REFUSED, _UNREACHED = 3600.0, 60.0, 10.0
 """Seconds for which an answer, a refusal and a failure to reach the hub are remembered."""
 
 
-class HubError(Exception):
-    """The hub gives no answer that helps. The message says whose turn it is."""
-
-
-class NotOnHub(HubError):
-    """There is no such model or revision, or it is private and the token may not see it."""
-
-
-class Gated(HubError):
-    """The model exists, but not for this token: its licence must be accepted, or the token is not good."""
-
-
-class HubUnreachable(HubError):
-    """The hub does not answer (in time), or answers nonsense: it may be asked again later."""
-
-
-class HubOffline(HubUnreachable):
-    """The hub must not be asked, and the local cache does not have the answer."""
-
-
 class Hub:
-    """A hub at ``endpoint``. ``token`` is the dispatcher's own; ``cache_dir`` the local cache in the hub's layout.
+    """A hub at ``endpoint``. ``token`` is the dispatcher's own; ``cache_dir`` the local cache in the hub's layout;
+    ``timeout`` the seconds that one question may take.
 
     Every method takes the caller's ``token``: None for the dispatcher's own, "" for none. Raises `NotOnHub`, `Gated`,
-    `HubUnreachable` and nothing else. Safe to call from several threads.
+    `HubUnreachable` and nothing else. Safe to use from several threads.
     """
 
     def __init__(
@@ -67,102 +49,143 @@ class Hub:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.endpoint = endpoint.rstrip("/")
-        self.host = urlsplit(self.endpoint).netloc
         self.offline = offline
         self._token = token or ""
         self._cache = cache_dir
         self._timeout = timeout
         self._clock = clock
-        self._known: Memo[Any] = Memo(clock)
+        self._known: Memo[object] = Memo(clock)
 
     def __repr__(self) -> str:
         return f"<Hub {self.endpoint}{' (offline)' if self.offline else ''}>"
 
     def facts(self, id: str, revision: str = "", token: str | None = None, file: str = "") -> ModelFacts:
         """What the hub tells about the model ``id``; about its GGUF file ``file`` where one is named."""
-        return self._ask("facts", (id, revision, file), token, lambda ask: self._facts(ask, id, revision, file))
+
+        def ask(inquiry: Inquiry) -> ModelFacts:
+            return _gguf_facts(inquiry, file) if file else _facts(inquiry)
+
+        def look(snapshot: Path) -> ModelFacts | None:
+            return hubcache.facts(snapshot, file)
+
+        return self._answer(f"facts {file}", id, revision, token, ask, look)
 
     def files(self, id: str, revision: str = "", token: str | None = None) -> tuple[File, ...]:
-        """The model's files: name, and size in bytes (0 where the hub does not say)."""
-        return self._ask("files", (id, revision), token, lambda ask: _files(self._info(ask, id, revision)))
+        """The model's files: paths, and bytes (0 where the hub does not say)."""
+
+        def ask(inquiry: Inquiry) -> tuple[File, ...]:
+            return _files(_table(inquiry.metadata()))
+
+        return self._answer("files", id, revision, token, ask, hubcache.files)
 
     def may_read(self, id: str, token: str | None = None) -> bool:
-        """Whether the hub lets this token read the model's files. With ``token`` "": whether anybody may."""
-        return self._ask("may_read", (id,), token, lambda ask: self._may_read(ask, id))
+        """Whether the hub lets this token read the model's files; with "" for a token, whether everybody may."""
+
+        def ask(inquiry: Inquiry) -> bool:
+            try:
+                inquiry.check_access()
+            except (NotOnHub, Gated):
+                return False
+            return True
+
+        return self._answer("may_read", id, "", token, ask, lambda snapshot: None)
 
     def forget(self) -> None:
         """Ask everything anew from now on."""
         self._known.clear()
 
-    def _ask(self, what: str, key: tuple[str, ...], token: str | None, find: Callable[[_Asking], Any]) -> Any:
-        """The remembered answer to ``what`` about ``key``, or a new one, or that of the local cache."""
+    def _answer(
+        self,
+        what: str,
+        id: str,
+        revision: str,
+        token: str | None,
+        ask: Callable[[Inquiry], T],
+        look: Callable[[Path], T | None],
+    ) -> T:
+        """The remembered answer to ``what``, else a new one from the hub (``ask``), else from the cache (``look``)."""
         token = self._token if token is None else token
-        full = (what, *key, hashlib.sha256(token.encode()).hexdigest() if token else "")
-        found, value = self._known.get(full)
-        if not found:
-            value, seconds = self._find(what, key, token, find)
-            self._known.put(full, value, seconds)
-        if isinstance(value, HubError):
-            raise value.with_traceback(None)
-        return value
+        key = what, id, revision, hashlib.sha256(token.encode()).hexdigest() if token else ""
+        known = self._known.get(key)
+        if known is None:
+            known, seconds = self._find(id, revision, token, ask, look)
+            self._known.put(key, known, seconds)
+        if isinstance(known, HubError):
+            raise known.__class__(*known.args)
+        return cast(T, known)
 
     def _find(
-        self, what: str, key: tuple[str, ...], token: str, find: Callable[[_Asking], Any]
+        self, id: str, revision: str, token: str, ask: Callable[[Inquiry], T], look: Callable[[Path], T | None]
     ) -> tuple[object, float]:
-        """An answer or a `HubError`, and for how long it is good."""
+        """An answer or a `HubError`, and for how many seconds it is good."""
         try:
             if self.offline:
-                raise HubOffline(f"{key[0]} is not in the local cache, and {self.host} must not be asked (offline).")
-            return find(_Asking(self.endpoint, token, self._clock() + self._timeout, self._clock)), _KEPT
+                host = host_of(self.endpoint)
+                raise HubOffline(f"{id} is not in the local cache, and {host} must not be asked (offline).")
+            return ask(Inquiry(self.endpoint, id, revision, token, self._timeout, self._clock)), _KEPT
         except HubUnreachable as error:
-            return self._cached(what, key) or error, _UNREACHED
+            snapshot = self._cache and hubcache.snapshot(self._cache, id, revision)
+            found = look(snapshot) if snapshot else None
+            return (error if found is None else found), _UNREACHED
         except HubError as error:
             return error, _REFUSED
 
-    def _cached(self, what: str, key: tuple[str, ...]) -> object:
-        snapshot = self._cache and hubcache.snapshot(self._cache, key[0], key[1] if len(key) > 1 else "")
-        if not snapshot:
-            return None
-        if what == "facts":
-            return hubcache.facts(snapshot, key[2])
-        return hubcache.files(snapshot) if what == "files" else None
 
-    def _facts(self, ask: _Asking, id: str, revision: str, file: str) -> ModelFacts:
-        info = self._info(ask, id, revision)
-        files = _files(info)
-        if file:
-            return self._gguf_facts(ask, id, revision, info, file)
-        counts = _table(info.get("safetensors")).get("parameters")
-        counts = {str(dtype): n for dtype, n in _table(counts).items() if isinstance(n, int) and n >= 0}
-        stored = weight_bytes(counts) if counts else hubcache.stored_bytes(files)
-        if not stored and gguf_choices(files):
-            return ModelFacts(note="has GGUF files only: one of them must be chosen")
-        config = self._config(ask, id, revision) if any(name == "config.json" for name, _ in files) else {}
-        facts = facts_from_config(config or _table(info.get("config")), stored=stored, parameters=sum(counts.values()) or None)
+def _facts(inquiry: Inquiry) -> ModelFacts:
+    """From the tensors that the hub counted (else the sizes of the files) and the model's configuration."""
+    info = _table(inquiry.metadata())
+    files = _files(info)
+    counts = {
+        dtype: count
+        for dtype, count in _table(_table(info.get("safetensors")).get("parameters")).items()
+        if isinstance(count, int) and count > 0
+    }
+    stored = weight_bytes(counts) if counts else stored_bytes(files)
+    if stored is None and gguf_choices(files):
+        return ModelFacts(note="GGUF files only: one of them must be chosen")
+    if any(name == "config.json" for name, _ in files):
+        config = _table(inquiry.json_file("config.json"))
+    else:
+        config = _table(info.get("config"))
+    return facts_from_config(config, stored=stored, parameters=sum(counts.values()) or None)
+
+
+def _gguf_facts(inquiry: Inquiry, file: str) -> ModelFacts:
+    """From the header of the GGUF file itself, of which no more is fetched."""
+    info = _table(inquiry.metadata())
+    choice = next((choice for choice in gguf_choices(_files(info)) if file in choice.parts), None)
+    if choice is None:
+        raise NotOnHub(f"{inquiry.id} has no GGUF file {file} on {inquiry.host}.")
+    summary = _table(info.get("gguf"))
+    try:
+        with inquiry.beginning(choice.parts[0]) as beginning:
+            facts = gguf.facts_of(gguf.read_header(beginning, name=file))
+    except (HubUnreachable, gguf.CorruptModel) as error:
+        facts = ModelFacts(source="gguf", context=_count(summary.get("context_length")), note=f"no header: {error}")
+    return _whole(facts, choice, _count(summary.get("total")))
+
+
+def _whole(facts: ModelFacts, choice: Choice, parameters: int | None) -> ModelFacts:
+    """``facts`` of a file's own header, completed for a model in several files or without a header."""
+    if facts.weight_bytes is not None and len(choice.parts) == 1:
         return facts
+    return msgspec.structs.replace(facts, weight_bytes=choice.size or None, parameters=parameters)
 
-    def _gguf_facts(self, ask: _Asking, id: str, revision: str, info: dict[str, Any], file: str) -> ModelFacts:
-        """From the header of the file itself, of which only the beginning is fetched."""
-        choice = next((choice for choice in gguf_choices(_files(info)) if file in choice.parts), None)
-        if choice is None:
-            raise NotOnHub(f"{id} has no GGUF file {file} on {self.host}.")
-        try:
-            header = gguf.read_header(ask.stream(_file_path(id, revision, choice.parts[0])), name=file)
-        except gguf.CorruptModel as error:
-            raise HubUnreachable(f"{self.host}: {error}") from error
-        facts = gguf.facts_of(header)
-        return facts if choice.size == 0 else _with_size(facts, choice.size)
 
-    def _info(self, ask: _Asking, id: str, revision: str) -> dict[str, Any]:
-        path = f"/api/models/{id}" + (f"/revision/{quote(revision, safe='')}" if revision else "")
-        return _table(ask.json(f"{path}?blobs=true", id, revision))
+def _files(info: dict[str, object]) -> tuple[File, ...]:
+    """``siblings`` of the hub's answer; whatever does not look like a file is left out."""
+    siblings = info.get("siblings")
+    found = [_table(sibling) for sibling in (siblings if isinstance(siblings, list) else [])]
+    return tuple(
+        (name, _count(sibling.get("size")) or _count(_table(sibling.get("lfs")).get("size")) or 0)
+        for sibling in found
+        if isinstance(name := sibling.get("rfilename"), str) and name
+    )
 
-    def _config(self, ask: _Asking, id: str, revision: str) -> dict[str, Any]:
-        return _table(ask.json(_file_path(id, revision, "config.json"), id, revision))
 
-    def _may_read(self, ask: _Asking, id: str) -> bool:
-        try:
-            ask.get(f"/api/models/{id}/auth-check", id, "")
-        except (NotOnHub, Gated):
-            return False
-        return True
+def _table(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

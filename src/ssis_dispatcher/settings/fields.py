@@ -32,6 +32,11 @@ class Field:
         return "--" + self.name.replace("_", "-")
 
     @property
+    def is_flag(self) -> bool:
+        """Whether `ssis serve` has a flag for it."""
+        return not self.about.secret and not self.about.table and self.about.section != "client"
+
+    @property
     def bounds(self) -> str:
         """ ", at least 1" and the like; "" without bounds."""
         least, most = ("" if bound is None else self.kind.write(bound) for bound in (self.about.least, self.about.most))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -25,9 +25,9 @@ _SIZES: dict[str, int] = {"b": 1} | {
     for power, letter in enumerate("kmgt", 1)
     for unit, base in (("ib", 1024), ("i", 1024), ("b", 1000))
 }
+_CENTURY = 36_525 * 86_400
 _NOTHING = ("none", "off")
 _ON = ("true", "yes", "on", "1")
-N = TypeVar("N", int, float)
 _OFF = ("false", "no", "off", "0")
 
 
@@ -77,12 +77,6 @@ def _number(raw: object) -> float:
     return value
 
 
-def _positive(value: N) -> N:
-    if value < 0:
-        raise ValueError
-    return value
-
-
 def _write_number(value: float) -> str:
     return str(int(value)) if value == int(value) else str(value)
 
@@ -116,12 +110,15 @@ def read_list(raw: object) -> tuple[str, ...]:
 
 
 def read_seconds(raw: object) -> float:
-    """``90``, ``"1.5s"``, ``"2m30s"``, ``"1h"`` as seconds, never negative. Raises `ValueError` or `TypeError`."""
-    if isinstance(raw, str) and (parts := re.findall(r"([0-9.]+)\s*(ms|[smhd])\s*", raw.strip())):
-        if re.fullmatch(r"(?:[0-9.]+\s*(?:ms|[smhd])\s*)+", raw.strip()) is None:
-            raise ValueError
-        return _number(sum(float(number) * _TIMES[unit] for number, unit in parts))
-    return _positive(_number(raw))
+    """``90``, ``"1.5s"``, ``"2m30s"``, ``"1h"`` as seconds, from 0 to a hundred years. Raises `ValueError` or
+    `TypeError`."""
+    text = raw.strip() if isinstance(raw, str) else ""
+    if re.fullmatch(r"(?:[0-9.]+\s*(?:ms|[smhd])\s*)+", text):
+        raw = sum(float(number) * _TIMES[unit] for number, unit in re.findall(r"([0-9.]+)\s*(ms|[smhd])", text))
+    value = _number(raw)
+    if not 0 <= value <= _CENTURY:
+        raise ValueError
+    return value
 
 
 def write_seconds(value: float) -> str:
@@ -138,7 +135,9 @@ def write_seconds(value: float) -> str:
 def read_bytes(raw: object) -> int:
     """``4096``, ``"4MiB"``, ``"1.5 GB"``, ``"2Gi"`` as bytes, never negative. Raises `ValueError` or `TypeError`."""
     if not isinstance(raw, str):
-        return _positive(_whole(raw))
+        if (size := _whole(raw)) < 0:
+            raise ValueError
+        return size
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", raw.strip().lower())
     if found is None or (found[2] or "b") not in _SIZES:
         raise ValueError

@@ -73,7 +73,7 @@ def _default(field: Field) -> str:
 def _remarks(field: Field) -> str:
     """What is out of the ordinary about the places that may set it."""
     also = "".join(f" Also `{variable}`." for variable in field.about.also)
-    return also + (" File only." if field.about.table else " No flag of `ssis serve`." if field.about.secret else "")
+    return also + (" File only." if field.about.table else "" if field.is_flag else " No flag of `ssis serve`.")
 
 
 def _row(field: Field) -> str:

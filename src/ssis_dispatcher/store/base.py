@@ -21,6 +21,7 @@ class Place(msgspec.Struct, frozen=True):
     revision: str
     engine: str
     arguments: tuple[tuple[str, str], ...]
+    context: int | None
     slice: str
     kind: str
 
@@ -55,5 +56,5 @@ class LearnedStore(Protocol):
 def learned(fact: Remember, when: float) -> tuple[Place, Lesson]:
     """A `Remember` as what it is kept as."""
     model = fact.model
-    place = Place(model.id, model.revision, model.engine, model.arguments, fact.slice, fact.kind)
+    place = Place(model.id, model.revision, model.engine, model.arguments, model.context, fact.slice, fact.kind)
     return place, Lesson(fact.outcome, fact.memory_mib, fact.seconds, when)

@@ -24,12 +24,16 @@ MIGRATIONS = (
     """
     CREATE TABLE learned (
         model TEXT NOT NULL, revision TEXT NOT NULL, engine TEXT NOT NULL, arguments TEXT NOT NULL,
-        slice TEXT NOT NULL, kind TEXT NOT NULL,
+        context INTEGER NOT NULL, slice TEXT NOT NULL, kind TEXT NOT NULL,
         outcome TEXT NOT NULL, memory_mib INTEGER NOT NULL, seconds REAL NOT NULL, noted REAL NOT NULL,
-        PRIMARY KEY (model, revision, engine, arguments, slice, kind)
+        PRIMARY KEY (model, revision, engine, arguments, context, slice, kind)
     ) WITHOUT ROWID, STRICT
     """,
 )
+
+_ALL = """
+    SELECT model, revision, engine, arguments, context, slice, kind, outcome, memory_mib, seconds, noted FROM learned
+"""
 
 _arguments = msgspec.json.Decoder(tuple[tuple[str, str], ...]).decode
 
@@ -129,7 +133,7 @@ def _apply(connection: sqlite3.Connection, forgotten: set[str], changed: dict[Pl
     try:
         connection.executemany("DELETE FROM learned WHERE model = ?", [(model,) for model in forgotten])
         connection.executemany(
-            "INSERT OR REPLACE INTO learned VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO learned VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [_row(place, lesson) for place, lesson in changed.items()],
         )
         connection.execute("COMMIT")
@@ -142,7 +146,7 @@ def _apply(connection: sqlite3.Connection, forgotten: set[str], changed: dict[Pl
 def _row(place: Place, lesson: Lesson) -> tuple[object, ...]:
     arguments = msgspec.json.encode(place.arguments).decode()
     return (
-        *(place.model, place.revision, place.engine, arguments, place.slice, place.kind),
+        *(place.model, place.revision, place.engine, arguments, place.context or 0, place.slice, place.kind),
         *(lesson.outcome, lesson.memory_mib, lesson.seconds, lesson.when),
     )
 
@@ -151,10 +155,8 @@ def _read(database: Database) -> dict[Place, Lesson]:
     """Every row; none when they cannot be read, in which case the file is put aside."""
     try:
         return {
-            Place(model, revision, engine, _arguments(arguments), slice, kind): Lesson(*lesson)
-            for model, revision, engine, arguments, slice, kind, *lesson in database.connection.execute(
-                "SELECT model, revision, engine, arguments, slice, kind, outcome, memory_mib, seconds, noted FROM learned"
-            )
+            Place(model, revision, engine, _arguments(arguments), context or None, slice, kind): Lesson(*lesson)
+            for model, revision, engine, arguments, context, slice, kind, *lesson in database.connection.execute(_ALL)
         }
     except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
         database.start_anew(str(error))

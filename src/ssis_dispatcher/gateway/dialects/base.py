@@ -57,6 +57,10 @@ class InferenceRequest(msgspec.Struct):
     generation: Generation | None = None
     labels: tuple[tuple[str, str], ...] = ()
 
+    def __repr__(self) -> str:
+        # Without body and query, which belong in no log.
+        return f"InferenceRequest({self.dialect} {self.method} {self.route} for {self.wish!r})"
+
 
 class Translator(Protocol):
     """Turns an engine's reply into the dialect's, for one request. Only used where the two differ."""

@@ -13,11 +13,11 @@ import msgspec
 
 from ssis_dispatcher.engines.base import Engine
 from ssis_dispatcher.engines.generation import Generation
-from ssis_dispatcher.engines.replies import LARGEST_EVENT, Events, Finish, Piece, Reader, Token
+from ssis_dispatcher.engines.replies import LARGEST_REPLY, Events, Finish, Piece, Reader, Token
 from ssis_dispatcher.errors import UpstreamError
 from ssis_dispatcher.gateway.dialects.base import InferenceRequest, Upstream
-from ssis_dispatcher.gateway.dialects.endings import EVENT_STREAM
 from ssis_dispatcher.gateway.dialects.problems import PROBLEM_JSON, engine_problem, problem_json
+from ssis_dispatcher.gateway.dialects.sse import EVENT_STREAM
 
 
 class Form(StrEnum):
@@ -91,7 +91,7 @@ class _Writer:
 
     def _hold(self, data: bytes) -> bytes:
         self._held += data
-        if len(self._held) > LARGEST_EVENT:
+        if len(self._held) > LARGEST_REPLY:
             raise UpstreamError("The inference server sent a reply without end.")
         return b""
 

@@ -12,7 +12,6 @@ import msgspec
 from ssis_dispatcher.engines.base import Engine
 from ssis_dispatcher.errors import InvalidRequest, NotFound, Problem
 from ssis_dispatcher.gateway.dialects.base import Headers, InferenceRequest, Upstream, Wish
-from ssis_dispatcher.gateway.dialects.endings import json_closed, stream_ended
 from ssis_dispatcher.gateway.dialects.reading import (
     Once,
     Scalar,
@@ -21,10 +20,12 @@ from ssis_dispatcher.gateway.dialects.reading import (
     engine_name,
     environment,
     hub_token,
+    one_revision,
     plain_wish,
     revision,
     token,
 )
+from ssis_dispatcher.gateway.dialects.sse import json_closed, stream_ended
 
 
 class _Extra(msgspec.Struct, forbid_unknown_fields=True):
@@ -97,15 +98,13 @@ def _extended(wish: Wish, extra: _Extra, secret: str | None) -> Wish:
     named = environment(extra.env or {}, "ssis.env")
     if named.id and named.id != wish.id:
         raise InvalidRequest("`ssis.env.MODEL_ID` is another model than `model`.", param="ssis.env.MODEL_ID")
-    branches = {found for found in (wish.revision, revision(extra.revision, "ssis.revision"), named.revision) if found}
-    if len(branches) > 1:
-        raise InvalidRequest("`ssis.revision` is another revision than `model` names.", param="ssis.revision")
+    said = revision(extra.revision, "ssis.revision") or named.revision
     return Wish(
         wish.id,
-        branches.pop() if branches else "",
+        one_revision("ssis.revision", wish.revision, said, named.revision),
         engine_name(extra.engine, "ssis.engine"),
         context(extra.context, "ssis.context") or named.context,
-        named.rest,
+        named.env,
         token(extra.token, "ssis.token") or named.token or secret,
     )
 

@@ -17,6 +17,7 @@ import msgspec
 
 from ssis_dispatcher.errors import InvalidRequest
 from ssis_dispatcher.gateway.dialects.base import Headers, Wish
+from ssis_dispatcher.models.naming import is_revision, parse_name
 
 TOKEN_HEADER = b"x-ssis-hf-token"
 
@@ -89,7 +90,7 @@ def _invalid(message: str, within: str) -> InvalidRequest:
     """msgspec's message, with the field first."""
     place, field = _PLACE.search(message), _FIELD.search(message)
     text = message[: place.start()] if place else message
-    inner = [place.group(1)] if place else []
+    inner = [place.group(1).replace("[...]", "")] if place else []
     if field is not None:
         inner.append(field.group(1))
         text = "is missing" if "missing" in text else "is not known here"
@@ -144,29 +145,30 @@ def token(value: str | None, where: str) -> str | None:
     return value
 
 
-_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?(:[A-Za-z0-9][\w.\-]*)?", re.ASCII)
-_REVISION = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)*", re.ASCII)
 _ENGINE = re.compile(r"[A-Za-z0-9][\w.\-]{0,63}", re.ASCII)
 
 
-def model_id(value: str, where: str) -> str:
-    """A hub id (``name`` or ``org/name``, perhaps with ``:QUANT``) or a name of the catalogue, exactly as sent: never
-    shortened, never folded, so that different models never become one. Raises `InvalidRequest` for paths, URLs, flags
-    and whatever else cannot be one."""
-    if len(value) > 200 or not _ID.fullmatch(value) or ".." in value:
-        raise InvalidRequest(
-            f"`{where}` must be the id of a model, like `demo` or `org/name`: at most 200 letters, digits and `._-`.",
-            code="invalid_model",
-            param=where,
-        )
-    return value
+@lru_cache(maxsize=4096)
+def plain_wish(name: str, where: str) -> Wish:
+    """The wish of a request that says no more than ``name``: a model, perhaps with ``@revision``. Equal names get the same
+    object, so that whoever resolves it can remember it cheaply. Raises `InvalidRequest`."""
+    found = parse_name(name, where)
+    return Wish(found.id, found.revision)
 
 
 def revision(value: str | None, where: str) -> str:
     """A branch, tag or commit; "" for none."""
-    if value and (len(value) > 200 or not _REVISION.fullmatch(value) or ".." in value):
+    if value and not is_revision(value):
         raise InvalidRequest(f"`{where}` must be a branch, a tag or a commit of the model.", param=where)
     return value or ""
+
+
+def one_revision(where: str, *found: str) -> str:
+    """The revision that is named, in one place or in several; "" for none. Raises `InvalidRequest` when they differ."""
+    names = {name for name in found if name}
+    if len(names) > 1:
+        raise InvalidRequest(f"`{where}` is another revision than the one named with the model.", param=where)
+    return names.pop() if names else ""
 
 
 def engine_name(value: str | None, where: str) -> str:
@@ -190,37 +192,28 @@ def context(value: int | str | None, where: str) -> int | None:
 Scalar = str | int | float | bool | None
 
 
-class Environment(msgspec.Struct, frozen=True):
-    """The caller's variables, sorted out: what names the model, and what is left to the engine."""
-
-    id: str
-    revision: str
-    context: int | None
-    token: str | None
-    rest: tuple[tuple[str, str], ...]
-
-
-def environment(env: dict[str, Scalar], where: str) -> Environment:
-    """``env`` as sent: null and empty values are dropped, numbers and booleans are text. ``id`` is "" when MODEL_ID is not
-    among them. Raises `InvalidRequest` that names the variable."""
-    if len(env) > 64:
-        raise InvalidRequest(f"`{where}` holds more than 64 variables.", param=where)
+def environment(env: dict[str, Scalar], where: str) -> Wish:
+    """What the caller's variables say of the model; ``id`` is "" when MODEL_ID is not among them, and what does not name
+    the model is left in ``env``. Null and empty values are dropped, numbers and booleans are text. Raises
+    `InvalidRequest` that names the variable."""
     given = {name: text for name, value in env.items() if value is not None and (text := _text(value))}
-    if len(given) == 1 and "MODEL_ID" in given:  # by far the most
-        return Environment(checked_id(given["MODEL_ID"], f"{where}.MODEL_ID"), "", None, None, ())
+    if len(given) > 64:
+        raise InvalidRequest(f"`{where}` holds more than 64 variables.", param=where)
+    named = plain_wish(given.pop("MODEL_ID"), f"{where}.MODEL_ID") if "MODEL_ID" in given else Wish("")
+    if not given:  # by far the most say no more
+        return named
     for name, text in given.items():
         if len(text) > 1024 or not text.isprintable():
-            raise InvalidRequest(
-                f"`{where}.{name[:64]}` is not printable text of at most 1024 characters.", param=f"{where}.{name[:64]}"
-            )
-    named = {name: given.pop(name, "") for name in ("MODEL_ID", "REVISION", "MAX_TOTAL_TOKENS", "HF_TOKEN")}
-    older = given.pop("HUGGING_FACE_HUB_TOKEN", "")
-    return Environment(
-        model_id(named["MODEL_ID"], f"{where}.MODEL_ID") if named["MODEL_ID"] else "",
-        revision(named["REVISION"], f"{where}.REVISION"),
-        context(named["MAX_TOTAL_TOKENS"], f"{where}.MAX_TOTAL_TOKENS"),
-        token(named["HF_TOKEN"], f"{where}.HF_TOKEN") or token(older, f"{where}.HUGGING_FACE_HUB_TOKEN"),
-        tuple(sorted(given.items())),
+            at = f"{where}.{name[:64]}"
+            raise InvalidRequest(f"`{at}` must be printable text of at most 1024 characters.", param=at)
+    branch = revision(given.pop("REVISION", None), f"{where}.REVISION")
+    tokens = [token(given.pop(name, None), f"{where}.{name}") for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")]
+    return Wish(
+        named.id,
+        one_revision(f"{where}.REVISION", named.revision, branch),
+        context=context(given.pop("MAX_TOTAL_TOKENS", None), f"{where}.MAX_TOTAL_TOKENS"),
+        token=tokens[0] or tokens[1],
+        env=tuple(sorted(given.items())),
     )
 
 
@@ -228,15 +221,3 @@ def _text(value: str | int | float | bool) -> str:
     if isinstance(value, str):
         return value.strip()
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-checked_id = lru_cache(maxsize=4096)(model_id)
-"""`model_id`, remembering what it let pass."""
-
-
-@lru_cache(maxsize=4096)
-def plain_wish(model: str, where: str) -> Wish:
-    """The wish of a request that says no more than ``model`` or ``model@revision``. Equal requests get the same object,
-    so that whoever resolves it can remember it cheaply."""
-    id, _, branch = model.partition("@")
-    return Wish(model_id(id, where), revision(branch, where))

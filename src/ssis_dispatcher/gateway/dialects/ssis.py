@@ -25,17 +25,17 @@ from ssis_dispatcher.engines.generation import Generation, read
 from ssis_dispatcher.errors import InvalidRequest, NotFound, Problem
 from ssis_dispatcher.gateway.dialects import generated
 from ssis_dispatcher.gateway.dialects.base import Headers, InferenceRequest, Upstream, Wish
-from ssis_dispatcher.gateway.dialects.endings import json_closed, stream_ended
 from ssis_dispatcher.gateway.dialects.problems import PROBLEM_JSON, problem_json, tgi_error_event
 from ssis_dispatcher.gateway.dialects.reading import (
+    Once,
     Scalar,
     decoded,
     environment,
     hub_token,
     parameters,
     part,
-    unambiguous,
 )
+from ssis_dispatcher.gateway.dialects.sse import json_closed, stream_ended
 
 GENERATES = {"": generated.Form.LIST, "/": generated.Form.LIST, "/generate": generated.Form.OBJECT}
 """Routes that take a prompt and parameters, and the form of their reply; ``/generate_stream`` is the third."""
@@ -98,12 +98,14 @@ class SSIS:
 
 
 def _wish(fields: _Body, headers: Headers) -> Wish:
-    named = environment(fields.env or {}, "env")
-    if not named.id:
+    wish = environment(fields.env or {}, "env")
+    if not wish.id:
         raise InvalidRequest(
             '`env.MODEL_ID` is missing: name the model, as in {"env": {"MODEL_ID": "demo"}}.', param="env.MODEL_ID"
         )
-    return Wish(named.id, named.revision, "", named.context, named.rest, named.token or hub_token(headers))
+    if wish.token is None and (secret := hub_token(headers)) is not None:
+        return msgspec.structs.replace(wish, token=secret)
+    return wish
 
 
 def _generation(fields: _Body, wish: Wish, labels: tuple[tuple[str, str], ...]) -> InferenceRequest:

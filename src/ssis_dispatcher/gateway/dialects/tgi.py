@@ -17,17 +17,21 @@ from ssis_dispatcher.engines.generation import Generation, read
 from ssis_dispatcher.errors import InvalidRequest, NotFound, Problem
 from ssis_dispatcher.gateway.dialects import generated
 from ssis_dispatcher.gateway.dialects.base import Headers, InferenceRequest, Upstream
-from ssis_dispatcher.gateway.dialects.endings import json_closed, stream_ended
 from ssis_dispatcher.gateway.dialects.problems import PROBLEM_JSON, problem_json, tgi_error_event
 from ssis_dispatcher.gateway.dialects.reading import decoded, hub_token, parameters, plain_wish
+from ssis_dispatcher.gateway.dialects.sse import json_closed, stream_ended
 
 KNOWN = frozenset(
     {"", "generate", "generate_stream", "info", "health", "metrics", "ping", "tokenize", "detokenize", "chat_tokenize"}
     | {"invocations", "vertex", "completion", "infill", "apply-template", "embedding", "embeddings", "rerank", "props"}
     | {"slots", "load", "version", "pooling", "classify", "score", "encode", "ready", "model_info", "get_model_info"}
+    | {"completions", "chat/completions", "responses", "reranking", "health_generate", "v2/rerank"}
     | {f"v1/{name}" for name in ("chat/completions", "completions", "embeddings", "responses", "models", "messages")}
 )
 """Engine routes by which a bare model name is told from ``org/name``."""
+
+GENERATES = frozenset({"/", "/generate", "/generate_stream"})
+"""Routes that work with every engine."""
 
 
 class _Stream(msgspec.Struct):
@@ -56,8 +60,10 @@ class TGI:
         if (secret := hub_token(headers)) is not None:
             wish = msgspec.structs.replace(wish, token=secret)
         request = InferenceRequest("tgi", route, wish, False, body, method, query)
-        if route in ("/", "/generate", "/generate_stream") and method == "POST":
+        if route in GENERATES and method == "POST":
             _understand(request)
+        elif route in GENERATES and route != "/":
+            raise NotFound(f"{route} takes POST only.", code="method_not_allowed")
         elif method == "POST" and body:
             request.stream = decoded(_stream, body).stream is True
         return request
@@ -109,6 +115,11 @@ def _understand(request: InferenceRequest) -> None:
     checked = read({"do_sample": True} if given is None else given, "parameters")
     checked.setdefault("return_full_text", request.route == "/")
     request.generation = Generation(fields.inputs, checked, request.stream, "parameters")
+
+
+def wants_info(request: InferenceRequest, engine: Engine) -> bool:
+    """Whether the gateway is to answer with `info`, because the engine cannot."""
+    return request.route == "/info" and request.method == "GET" and "tgi" not in engine.dialects
 
 
 class Info(msgspec.Struct):

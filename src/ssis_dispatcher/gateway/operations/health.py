@@ -23,6 +23,7 @@ async def healthz(desk: Operations, request: Request) -> Response:
 
 
 async def readyz(desk: Operations, request: Request) -> Response:
+    """Whether requests should be sent here; raises the reason why not."""
     problem = _why_not(desk)
     if problem is not None:
         raise DispatchError.of(problem)
@@ -39,4 +40,5 @@ def _why_not(desk: Operations) -> Problem | None:
 
 
 async def metrics(desk: Operations, request: Request) -> Response:
+    """The page that Prometheus reads."""
     return Response(desk.exposition(), media_type=CONTENT_TYPE)

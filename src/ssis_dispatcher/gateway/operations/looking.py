@@ -18,11 +18,12 @@ _BEST_STATE_FIRST = ("ready", "starting", "stopping")
 
 
 async def servers(desk: Operations, request: Request) -> Response:
+    """Every server, starting ones and stopping ones too."""
     return reply({"servers": desk.dispatcher.statistics().servers})
 
 
 async def logs(desk: Operations, request: Request) -> Response:
-    """A server's last lines, also after it failed."""
+    """A server's last lines, also after it failed. Raises `NotFound`."""
     server = request.path_params["id"]
     lines = desk.dispatcher.launcher.logs(server)
     if not lines and server not in desk.dispatcher.fleet.book.servers:
@@ -31,10 +32,12 @@ async def logs(desk: Operations, request: Request) -> Response:
 
 
 async def slices(desk: Operations, request: Request) -> Response:
+    """Every pool of slices, node by node."""
     return reply({"slices": desk.dispatcher.statistics().slices})
 
 
 async def queue(desk: Operations, request: Request) -> Response:
+    """Every line in which somebody waits."""
     dispatcher = desk.dispatcher
     book = dispatcher.fleet.book
     lines = views.lines(book, dispatcher.now())
@@ -78,10 +81,12 @@ class ListedModel(msgspec.Struct, frozen=True):
 
 
 async def models(desk: Operations, request: Request) -> Response:
+    """OpenAI's list of models."""
     return reply({"object": "list", "data": list(_listed(desk, request).values())})
 
 
 async def one_model(desk: Operations, request: Request) -> Response:
+    """One model of that list."""
     id = request.path_params["id"]
     found = _listed(desk, request).get(id)
     if found is None:

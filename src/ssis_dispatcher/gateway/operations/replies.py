@@ -7,7 +7,7 @@ from math import ceil
 import msgspec
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -39,14 +39,15 @@ def problem_reply(problem: Problem, path: str) -> Response:
 
 
 async def on_dispatch_error(request: Request, error: Exception) -> Response:
+    """What a route refuses."""
     assert isinstance(error, DispatchError)
-    return problem_reply(error.problem, request.url.path)
+    return problem_reply(error.problem, request.scope["path"])
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
     """What Starlette itself refuses: paths and methods that do not exist."""
     assert isinstance(error, HTTPException)
-    path = request.url.path
+    path = request.scope["path"]
     if error.status_code == 405:
         allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").replace(",", " ").split()))
         message = f"{path} does not take {request.method}; it takes {allowed}."
@@ -76,6 +77,8 @@ class LastResort:
 
         try:
             await self._app(scope, receive, watched)
+        except ClientDisconnect:
+            return  # nobody is left to answer
         except Exception as error:
             log("operation failed", ERROR, error, method=scope.get("method"), path=scope.get("path"))
             if begun:

@@ -17,7 +17,7 @@ from ssis_dispatcher.gateway.operations.replies import reply
 
 
 async def stop(desk: Operations, request: Request) -> Response:
-    """A busy server takes in nobody any more and finishes first."""
+    """Stop a server; a busy one takes in nobody any more and finishes first. Raises `NotFound`."""
     server = request.path_params["id"]
     if server not in desk.dispatcher.fleet.book.servers:
         raise NotFound(f"There is no server {server}; GET /api/servers lists them.")
@@ -26,11 +26,13 @@ async def stop(desk: Operations, request: Request) -> Response:
 
 
 async def plan(desk: Operations, request: Request) -> Response:
+    """What would happen to a request for this model now. A refusal is a plan too, not an error."""
     body = await read(request, PlanBody)
     return reply(await desk.plan(_allowed_wish(body, request), body.concurrency))
 
 
 async def warm(desk: Operations, request: Request) -> Response:
+    """Start a model; the reply names the request under which that can be followed."""
     body = await read(request, ModelBody)
     model, key = _model(desk, body, request), key_of(request)
     id = desk.warmings.begin(desk.dispatcher, model, key.name, _limits(key))
@@ -38,6 +40,7 @@ async def warm(desk: Operations, request: Request) -> Response:
 
 
 async def pin(desk: Operations, request: Request) -> Response:
+    """Keep the server of exactly this model (revision, engine and all), or let it go."""
     body = await read(request, PinBody)
     model = _model(desk, body, request)
     desk.dispatcher.post(ModelPinned(_operator(request), model, body.pinned))

@@ -1,0 +1,26 @@
+"""Builds the program from `Settings`, and owns its start and its stop. Also what the command line does without one running."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ssis_dispatcher.assembly.doctor import Check, doctor
+from ssis_dispatcher.assembly.offline import cached, local_pools, plan_offline, pull, remove
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ssis_dispatcher.settings import Settings
+
+__all__ = ["Check", "cached", "doctor", "local_pools", "plan_offline", "pull", "remove", "serve"]
+
+
+def serve(settings: Settings, *, ready: Callable[[str], None] | None = None) -> int:
+    """Run the dispatcher until SIGINT or SIGTERM; the exit code.
+
+    ``ready`` is called once, with the URL, when it listens. Raises `OSError` when it cannot listen, `DispatchError` when
+    the settings cannot work together.
+    """
+    from ssis_dispatcher.assembly.running import run
+
+    return run(settings, ready)

@@ -1,0 +1,99 @@
+"""The life of one dispatcher process: build, listen, serve, drain, let go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import resource
+import signal
+import ssl
+import sys
+from collections.abc import Callable
+
+from ssis_dispatcher.assembly.program import Program, build
+from ssis_dispatcher.errors import DispatchError
+from ssis_dispatcher.settings import Settings
+from ssis_dispatcher.telemetry.logs import log, setup
+
+
+def run(settings: Settings, ready: Callable[[str], None] | None) -> int:
+    """`assembly.serve`."""
+    form = settings.log_format
+    setup(("text" if sys.stderr.isatty() else "json") if form == "auto" else form, settings.log_level)
+    _raise_file_limit()
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(settings, ready))
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where there is one; everything works, slower, without."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def _raise_file_limit() -> None:
+    """As many open files as we may have: every held request is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _serve(settings: Settings, ready: Callable[[str], None] | None) -> None:
+    asked_to_stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked_to_stop.set)
+    program = build(settings)
+    try:
+        port = await program.server.listen(settings.host, settings.port, _tls(settings))
+        program.start()
+        if ready is not None:
+            ready(url_of(settings, port))
+        await asked_to_stop.wait()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)  # a second Ctrl-C ends it at once
+        await _drain(program, settings)
+    finally:
+        await program.close()
+
+
+async def _drain(program: Program, settings: Settings) -> None:
+    """Not ready at once; for the quiet period still serving, since load balancers learn of it late; then no more."""
+    log("draining", quiet_seconds=settings.drain_quiet, grace_seconds=settings.drain_grace)
+    program.leaving = True
+    await asyncio.sleep(settings.drain_quiet)
+    program.broadcast.close()
+    finished = await program.dispatcher.drain(settings.drain_grace)
+    await program.server.drain(within=5.0)
+    log("drained", all_finished=finished)
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None and settings.tls_key is None:
+        return None
+    if settings.tls_cert is None or settings.tls_key is None:
+        raise DispatchError("HTTPS needs both tls_cert and tls_key.")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    return context
+
+
+def url_of(settings: Settings, port: int) -> str:
+    """The address as a client on this machine would write it."""
+    host = settings.host
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified:
+            host = "127.0.0.1"
+        elif address.version == 6:
+            host = f"[{host}]"
+    return f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"

@@ -1,0 +1,238 @@
+"""One request and its reply, as handlers see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ssis_dispatcher.http.heads import Header, status_line
+
+if TYPE_CHECKING:
+    from ssis_dispatcher.http.connection import Connection
+
+Handler = Callable[["Exchange"], None]
+
+_JOINED = 65_536
+"""Up to this size head and body are copied into one piece, which is cheaper than two writes."""
+
+_CHUNKED, _COUNTED, _UNTIL_CLOSE, _MUTE = range(4)
+
+
+class Exchange:
+    """One request and its reply, on one connection.
+
+    Reply either with one `reply`, or with `start`, any number of `write`, and `finish` (or `abort`, which closes the
+    connection so that the client cannot take what it has for complete). All calls are synchronous and never block:
+    when the client reads slowly, `on_pause` is called, later `on_resume`; an exchange begins unpaused. After the client
+    left, `on_gone` is called once, and every reply call is a no-op. Header names are lower-case bytes.
+
+    Made by the connection when the head is complete; ``body`` is there when the handler is called.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_framing",
+        "_head",
+        "_index",
+        "_left",
+        "body",
+        "ended",
+        "extra",
+        "gone",
+        "handler",
+        "headers",
+        "id",
+        "keep",
+        "method",
+        "old",
+        "on_gone",
+        "on_pause",
+        "on_resume",
+        "path",
+        "peer",
+        "query",
+        "reserved",
+        "sent",
+        "started",
+        "status",
+        "tag",
+        "target",
+    )
+
+    method: str
+    target: bytes
+    """Origin form, after checks."""
+    path: str
+    """Percent-decoded; no "..", no "//", no control characters."""
+    query: bytes
+    headers: list[Header]
+    body: bytes
+    peer: str
+    """The client's address; from the forwarding headers when the peer is a trusted proxy."""
+    id: str
+    """The caller's X-Request-Id where it is well-formed, else made here; sent back on every reply."""
+    started: float
+    """Loop time when the head was complete."""
+    status: int
+    """Of the reply; 0 before it starts."""
+    sent: int
+    """Reply body bytes handed to the transport."""
+    gone: bool
+    """The client left, or the connection was given up."""
+    tag: object
+    """The application's own, for whatever it wants to find again in `finished`."""
+    extra: tuple[Header, ...]
+    """Headers that go on every reply to this request, whoever writes it (set by the application)."""
+    keep: bool
+    """Whether the client lets the connection live on."""
+    old: bool
+    """HTTP/1.0."""
+    reserved: int
+    """Body bytes that count as in flight."""
+    ended: bool
+    """The reply has ended, or the client left before that."""
+    handler: Handler | None
+    """Who answers; None until `Application.admit` has said it."""
+    on_gone: Callable[[], None] | None
+    on_pause: Callable[[], None] | None
+    on_resume: Callable[[], None] | None
+
+    def __init__(self, connection: Connection, id: str, started: float) -> None:
+        self._connection = connection
+        self._head = b""
+        self.body = b""
+        self.id = id
+        self.started = started
+        self.peer = connection.peer
+        self.status = self.sent = self.reserved = 0
+        self.gone = self.ended = self.old = False
+        self.tag = self.handler = self.on_gone = self.on_pause = self.on_resume = None
+        self.extra = ()
+
+    def describe(
+        self, method: str, target: bytes, path: str, query: bytes, headers: list[Header], index: dict[bytes, bytes]
+    ) -> None:
+        """What the head said. ``index`` holds one value for each header name."""
+        self.method = method
+        self.target = target
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self._index = index
+
+    def header(self, name: bytes) -> bytes | None:
+        """The value of a header, by its lower-case name. Where a list header is repeated, this is its last line."""
+        return self._index.get(name)
+
+    def reply(
+        self,
+        status: int,
+        body: bytes,
+        content_type: bytes = b"application/json",
+        headers: tuple[Header, ...] = (),
+    ) -> None:
+        """The whole reply at once."""
+        self.start(status, [(b"content-type", content_type), *headers], len(body))
+        self.write(body)
+        self.finish()
+
+    def start(self, status: int, headers: list[Header], length: int | None = None) -> None:
+        """Begin the reply. ``length`` is the body's; its head then goes out with the first bytes of the body. None means
+        chunked (or until close for HTTP/1.0). Raises RuntimeError when the reply has already begun."""
+        if self.gone or self.ended:
+            return
+        if self.status:
+            raise RuntimeError("The reply has already begun.")
+        self.status = status
+        connection = self._connection
+        keep = self.keep = self.keep and connection.stays()
+        parts = [status_line(status), connection.date(), b"x-request-id: ", self.id.encode(), b"\r\n"]
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+        for name, value in self.extra:
+            parts += (name, b": ", value, b"\r\n")
+        parts.append(self._frame(status, length))
+        if not self.keep:
+            parts.append(b"connection: close\r\n\r\n")
+        elif self.old:
+            parts.append(b"connection: keep-alive\r\n\r\n")
+        else:
+            parts.append(b"\r\n")
+        head = b"".join(parts)
+        if keep is self.keep and self._framing == _COUNTED and length:
+            self._head = head
+        else:
+            connection.write(head)
+
+    def _frame(self, status: int, length: int | None) -> bytes:
+        """Decide how the body's end is told (RFC 9112 §6.3), and the header line that says it."""
+        self._left = length or 0
+        if self.method == "HEAD" or status == 304:
+            self._framing = _MUTE
+            return b"" if length is None else b"content-length: %d\r\n" % length
+        if status == 204:
+            self._framing = _MUTE
+            return b""
+        if length is not None:
+            self._framing = _COUNTED
+            return b"content-length: %d\r\n" % length
+        if self.old:
+            self._framing = _UNTIL_CLOSE
+            self.keep = False
+            return b""
+        self._framing = _CHUNKED
+        return b"transfer-encoding: chunked\r\n"
+
+    def write(self, data: bytes) -> None:
+        """More of the body. Raises RuntimeError before `start`, and for more than the length that was announced."""
+        if self.gone or self.ended or not data:
+            return
+        if not self.status:
+            raise RuntimeError("The reply has not begun.")
+        framing = self._framing
+        if framing == _CHUNKED:
+            self.sent += len(data)
+            self._connection.write(b"%x\r\n%b\r\n" % (len(data), data))
+        elif framing == _COUNTED:
+            self._write_counted(data)
+        elif framing == _UNTIL_CLOSE:
+            self.sent += len(data)
+            self._connection.write(data)
+
+    def _write_counted(self, data: bytes) -> None:
+        size = len(data)
+        if size > self._left:
+            raise RuntimeError("The reply is longer than was announced.")
+        self._left -= size
+        self.sent += size
+        head = self._head
+        if head:
+            self._head = b""
+            if size > _JOINED:
+                self._connection.write(head)
+            else:
+                data = head + data
+        self._connection.write(data)
+
+    def finish(self) -> None:
+        """The reply is complete. One that is shorter than was announced is aborted."""
+        if self.gone or self.ended:
+            return
+        if not self.status:
+            raise RuntimeError("The reply has not begun.")
+        if self._framing == _CHUNKED:
+            self._connection.write(b"0\r\n\r\n")
+        elif self._framing == _COUNTED and self._left:
+            self.abort()
+            return
+        self._connection.replied(self)
+
+    def abort(self) -> None:
+        """Give the connection up, so that what the client has does not look complete; what was written still goes out."""
+        if not self.gone and not self.ended:
+            self._connection.give_up(self, hard=self.status != 0 and self._framing == _UNTIL_CLOSE)
+
+    def let_go(self) -> None:
+        """Forget everybody: nothing is called any more, and no cycle keeps this alive."""
+        self.ended = True
+        self.on_gone = self.on_pause = self.on_resume = self.handler = None

@@ -1,0 +1,225 @@
+"""Heads: what a request head must satisfy, what passes from hop to hop, how a reply head is written. Pure functions.
+
+llhttp has already parsed the bytes. Here is what it leaves open: Host, repeated headers, the target's form, and encodings.
+Rules are those of RFC 9112 (framing), RFC 9110 (fields) and RFC 7239 (`Forwarded`), taken strictly.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from http import HTTPStatus
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from math import ceil
+from urllib.parse import unquote_to_bytes
+
+from ssis_dispatcher.errors import DispatchError, Problem
+
+Header = tuple[bytes, bytes]
+Network = IPv4Network | IPv6Network
+
+STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+"""The methods that are served, by their bytes; any other is answered 501."""
+
+_HOP_BY_HOP = frozenset(
+    (
+        *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"),
+        *(b"http2-settings", b"proxy-authenticate", b"proxy-authorization", b"proxy-authentication-info"),
+    )
+)
+
+_NOT_UPSTREAM = _HOP_BY_HOP | {
+    *(b"host", b"content-length", b"expect", b"accept-encoding"),  # written by the client side itself
+    *(b"authorization", b"cookie", b"x-api-key", b"api-key"),  # meant for us
+    *(b"forwarded", b"via", b"x-real-ip", b"x-request-id", b"origin", b"referer"),
+}
+
+_NOT_BACK = _HOP_BY_HOP | {
+    *(b"content-length", b"date", b"server", b"via", b"x-request-id"),  # written by the listener itself
+    *(b"set-cookie", b"alt-svc", b"strict-transport-security", b"www-authenticate"),  # would speak for our origin
+}
+
+_ONCE = frozenset(
+    (
+        *(b"host", b"content-length", b"transfer-encoding", b"content-type", b"content-encoding", b"authorization"),
+        *(b"x-api-key", b"expect", b"x-request-id", b"origin", b"traceparent"),
+    )
+)
+"""Headers that change who is asked, by whom, or where the body ends: said twice, two readers may believe different ones."""
+
+_PLAIN_CONNECTION = frozenset((b"keep-alive", b"Keep-Alive", b"close", b"Close"))
+
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_BAD_TARGET = re.compile(rb"[^\x21-\x7e]|[#\\]|%(?![0-9A-Fa-f]{2})")
+_BAD_PATH = re.compile(r"[\x00-\x1f\x7f\\]|//|/\.\.?(?:/|$)")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+=@-]{1,128}")
+_FORWARDED_FOR = re.compile(r'(?:^|;)\s*for="?(\[[^\]]*\]|[^";,:\s]+)(?::[^";,]*)?"?', re.IGNORECASE)
+
+
+def refusal(status: int, code: str, message: str, retry_after: float | None = None) -> DispatchError:
+    """A refusal with a status that has no class of its own in `errors`."""
+    return DispatchError.of(Problem(status, code, message, retry_after))
+
+
+def check_repeated(headers: Iterable[Header]) -> None:
+    """Refuse a head that says twice what may be said once. Raises `DispatchError` (400)."""
+    seen = set()
+    for name, _ in headers:
+        if name in seen and name in _ONCE:
+            raise refusal(400, "repeated_header", f"The header {name.decode()!r} may occur only once.")
+        seen.add(name)
+
+
+@lru_cache(maxsize=256)
+def check_host(host: bytes) -> None:
+    """Refuse what is no ``uri-host [":" port]``. Raises `DispatchError` (400)."""
+    if not _HOST.fullmatch(host.strip()):
+        raise refusal(400, "invalid_host", "The Host header is not a host name with an optional port.")
+
+
+def origin_form(target: bytes, host: bytes, method: str) -> bytes:
+    """``target`` in origin form. The absolute form (RFC 9112 §3.2.2) is accepted where it names the same host as the Host
+    header, so that it cannot be understood in two ways; ``*`` is accepted for OPTIONS. Raises `DispatchError` (400)."""
+    if target.startswith(b"/"):
+        return target
+    if target == b"*" and method == "OPTIONS":
+        return b"/*"
+    scheme, _, rest = target.partition(b"://")
+    authority, slash, path = rest.partition(b"/")
+    if scheme.lower() not in (b"http", b"https") or b"?" in authority or not authority:
+        raise refusal(400, "invalid_target", "The request target must be a path.")
+    if authority.lower() != host.strip().lower():
+        raise refusal(400, "invalid_target", "The request target names another host than the Host header.")
+    return slash + path or b"/"
+
+
+@lru_cache(maxsize=256)
+def parse_target(target: bytes) -> tuple[str, bytes]:
+    """The decoded path and the raw query of a target in origin form.
+
+    Nothing is normalised away: a path that needs it (``..``, ``//``, a backslash, control characters, encoded or not) is
+    refused, because the next reader might do it differently. Raises `DispatchError` (400).
+    """
+    raw, _, query = target.partition(b"?")
+    if _BAD_TARGET.search(target):
+        raise refusal(400, "invalid_target", "The request target has characters that must be percent-encoded.")
+    try:
+        path = unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        raise refusal(400, "invalid_target", "The path is not UTF-8.") from None
+    if _BAD_PATH.search(path):
+        raise refusal(400, "invalid_target", "The path has empty or dotted segments, backslashes or control characters.")
+    return path, query
+
+
+def check_coding(headers: Mapping[bytes, bytes], old: bool) -> bool:
+    """Whether the body is chunked. ``old`` is HTTP/1.0. Raises `DispatchError`: 400, 415, 501."""
+    coding = headers.get(b"content-encoding")
+    if coding is not None and coding.strip().lower() not in (b"", b"identity"):
+        raise refusal(415, "unsupported_encoding", "Send the body without Content-Encoding: it is not decompressed here.")
+    transfer = headers.get(b"transfer-encoding")
+    if transfer is None:
+        return False
+    if old:
+        raise refusal(400, "invalid_framing", "HTTP/1.0 has no Transfer-Encoding.")
+    if transfer.strip().lower() != b"chunked":
+        raise refusal(501, "unsupported_transfer_encoding", "The only Transfer-Encoding that is understood is 'chunked'.")
+    return True
+
+
+def request_id(sent: bytes | None) -> str | None:
+    """The caller's X-Request-Id where it is one: 1 to 128 letters, digits and ``._:+=@-``."""
+    return sent.decode() if sent is not None and _REQUEST_ID.fullmatch(sent) else None
+
+
+def forwarded_peer(headers: Iterable[Header], peer: str, trusted: Iterable[Network]) -> str:
+    """The client as told by trusted proxies: from the right, the first address that is not one of theirs.
+
+    ``X-Forwarded-For`` counts where there is one, because proxies that write only that (Envoy, Knative's) let a caller's
+    ``Forwarded`` through; else ``Forwarded``. What cannot be read ends the search at the last proxy believed.
+    """
+    headers = list(headers)
+    hops = _values(headers, b"x-forwarded-for")
+    if not hops:
+        found = (_FORWARDED_FOR.search(element) for element in _values(headers, b"forwarded"))
+        hops = [match.group(1) if match else "" for match in found]
+    for hop in reversed(hops):
+        try:
+            address = ip_address(_bare(hop))
+        except ValueError:
+            break
+        peer = str(address)
+        if not any(address in network for network in trusted):
+            break
+    return peer
+
+
+def _values(headers: Iterable[Header], name: bytes) -> list[str]:
+    lines = (value.decode("latin-1") for key, value in headers if key == name)
+    return [part.strip() for line in lines for part in line.split(",")]
+
+
+def _bare(hop: str) -> str:
+    """An address without brackets and port."""
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop
+
+
+@lru_cache(maxsize=1024)
+def goes_upstream(name: bytes) -> bool:
+    """Whether a caller's header of this (lower-case) name goes to the inference server.
+
+    Left out: hop-by-hop, credentials and cookies (they are for us), what proxies say of the caller, names with ``_``
+    (which some servers read as ``-``), and ours (``x-ssis-…``).
+    """
+    ours = name.startswith((b"x-ssis-", b"x-forwarded-", b"sec-", b"proxy-"))
+    return not (name in _NOT_UPSTREAM or ours or b"_" in name)
+
+
+@lru_cache(maxsize=1024)
+def comes_back(name: bytes) -> bool:
+    """Whether an inference server's header goes to the caller. Left out: hop-by-hop, what the listener says itself, and
+    what would speak for our own origin (cookies, CORS)."""
+    return not (name in _NOT_BACK or name.startswith((b"x-ssis-", b"access-control-", b"proxy-")))
+
+
+def for_upstream(headers: Iterable[Header], connection: bytes | None) -> list[Header]:
+    """What goes on to the inference server. ``connection`` is the value of that header, which may name others as
+    hop-by-hop."""
+    if connection is None or connection in _PLAIN_CONNECTION:
+        return [header for header in headers if goes_upstream(header[0])]
+    named = frozenset(token.strip().lower() for token in connection.split(b","))
+    return [header for header in headers if goes_upstream(header[0]) and header[0] not in named]
+
+
+def status_line(status: int) -> bytes:
+    return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def problem_reply(problem: Problem) -> tuple[bytes, bytes]:
+    """Body and content type of an error: ``application/problem+json`` (RFC 9457)."""
+    phrase = HTTPStatus(problem.status).phrase if problem.status in STATUS_LINES else ""
+    fields: dict[str, object] = {
+        "type": "about:blank",
+        "title": phrase,
+        "status": problem.status,
+        "detail": problem.message,
+        "code": problem.code,
+    }
+    if problem.retry_after is not None:
+        fields["retry_after"] = problem.retry_after
+    if problem.param is not None:
+        fields["param"] = problem.param
+    return json.dumps(fields).encode(), b"application/problem+json"
+
+
+def retry_headers(problem: Problem) -> tuple[Header, ...]:
+    """``Retry-After`` in whole seconds, where retrying can help."""
+    if problem.retry_after is None:
+        return ()
+    return ((b"retry-after", b"%d" % max(1, ceil(problem.retry_after))),)
