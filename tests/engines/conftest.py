@@ -47,6 +47,12 @@ Asked = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
+def samples() -> dict[str, object]:
+    """A value that changes something, for every parameter that any engine can do."""
+    return SAMPLES
+
+
+@pytest.fixture
 def asked() -> Asked:
     """The body of an engine's request for a generation with these parameters."""
 

@@ -152,6 +152,8 @@ def test_an_unknown_parameter_is_refused_with_the_one_that_was_meant() -> None:
         ({"top_p": 1.0}, True),
         ({"seed": 7}, True),
         ({"temperature": 0, "do_sample": True, "top_p": 0.5}, True),
+        ({"temperature": 0.7, "top_p": 0.5, "do_sample": False}, True),
+        ({"do_sample": "false", "top_k": 5}, True),
     ],
 )
 def test_a_generation_is_greedy_unless_sampling_is_asked_for(sent: dict[str, object], greedy: bool) -> None:

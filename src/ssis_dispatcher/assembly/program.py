@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import dataclasses
 import sys
-import time
-from dataclasses import dataclass
-
-import msgspec
+from typing import TypeVar
 
 from ssis_dispatcher.assembly.knowledge import Knowledge, knowledge
-from ssis_dispatcher.assembly.platforms import launcher
+from ssis_dispatcher.assembly.platforms import platform
 from ssis_dispatcher.core import views
 from ssis_dispatcher.core.fleet import Fleet
-from ssis_dispatcher.core.messages import Model, Remember
+from ssis_dispatcher.core.messages import Model
 from ssis_dispatcher.core.placement import Plan
 from ssis_dispatcher.core.policy import Policy
 from ssis_dispatcher.dispatcher import Dispatcher
@@ -27,10 +24,11 @@ from ssis_dispatcher.gateway.dialects.ssis import SSIS
 from ssis_dispatcher.gateway.dialects.tgi import TGI
 from ssis_dispatcher.gateway.door import Door
 from ssis_dispatcher.gateway.keys import Callers, Keyless, Keyring
-from ssis_dispatcher.gateway.operations import KEY, Operations, need_of, operations
-from ssis_dispatcher.http.asgi import AsgiBridge
+from ssis_dispatcher.gateway.operations import Operations, need_of, operations
 from ssis_dispatcher.http.client import Pool
+from ssis_dispatcher.http.limits import Limits, UpstreamLimits
 from ssis_dispatcher.http.server import Server
+from ssis_dispatcher.launchers.base import Launcher
 from ssis_dispatcher.settings import Settings
 from ssis_dispatcher.telemetry.access import AccessLog
 from ssis_dispatcher.telemetry.exposition import Exposition
@@ -39,7 +37,126 @@ from ssis_dispatcher.telemetry.logs import log
 from ssis_dispatcher.telemetry.metrics import Metrics
 
 
+class Program:
+    """Everything that runs, built inside the running loop. ``launcher``, where given, takes the place of the platform's."""
+
+    def __init__(self, settings: Settings, launcher: Launcher | None = None) -> None:
+        self.settings = settings
+        self.leaving = False
+        self.knowledge: Knowledge = knowledge(settings, lambda: self.dispatcher.fleet.book.models)
+        self.broadcast = Broadcast()
+        self.dispatcher = Dispatcher(
+            Fleet(policy(settings)),
+            launcher or platform(settings, self.knowledge),
+            describe=self.knowledge.directory.describe,
+            remember=self.knowledge.directory.remember,
+            log=log,
+            stop_grace=settings.stop_grace,
+            record=self.broadcast,
+        )
+        self.metrics = Metrics(settings.metrics_models)
+        self.pool = Pool(same_fields(settings, UpstreamLimits, "upstream_"))
+        self.access = AccessLog(sys.stdout.write, asyncio.get_running_loop().call_later) if settings.access_log else None
+        self.lag = LoopLag(asyncio.get_running_loop(), self.metrics.loop_lag)
+        self.gateway = self._gateway()
+        self.server = Server(self.gateway, same_fields(settings, Limits), trusted=settings.trusted_proxies)
+
+    def _gateway(self) -> Gateway:
+        settings = self.settings
+        return Gateway(
+            Parts(
+                dispatcher=self.dispatcher,
+                door=Door(callers(settings), open=settings.insecure, origins=settings.cors_origins),
+                pool=self.pool,
+                engines=self.knowledge.engines,
+                identify=self.identify,
+                dialects=(SSIS(), OpenAI(), TGI()),
+                operations=operations(self._operations(), settings.cors_origins),
+                need_of=need_of,
+                metrics=self.metrics,
+                access=self.access,
+                heartbeat=settings.heartbeat,
+                patience=settings.request_timeout,
+            )
+        )
+
+    def _operations(self) -> Operations:
+        exposition = Exposition(
+            self.metrics, self.dispatcher.statistics, lambda: views.lines(self.dispatcher.fleet.book, self.dispatcher.now())
+        )
+        return Operations(
+            dispatcher=self.dispatcher,
+            listing=self.knowledge.directory.listing,
+            identify=self.identify,
+            plan=self.plan,
+            exposition=exposition.page,
+            lookup=lambda id: self.gateway.visit(id),
+            broadcast=self.broadcast,
+            unready=self._unready,
+        )
+
+    def _unready(self) -> Problem | None:
+        return Problem(503, "draining", "The dispatcher is shutting down.", 1.0) if self.leaving else None
+
+    def identify(self, wish: Wish) -> Model:
+        """The model that a wish means."""
+        return self.knowledge.directory.identify(
+            wish.id, revision=wish.revision, engine=wish.engine, context=wish.context, env=wish.env, token=wish.token
+        )
+
+    async def plan(self, wish: Wish, concurrency: int | None) -> Plan:
+        """What would happen to a request now."""
+        model = self.identify(wish)
+        profile = await self.knowledge.directory.describe(model)
+        return views.plan(self.dispatcher.fleet.book, model, profile, self.dispatcher.now(), concurrency)
+
+    def start(self) -> None:
+        """Begin to watch the platform, and to count."""
+        self._count()
+        self.lag.start()
+        self.dispatcher.start()
+
+    def _count(self) -> None:
+        server, pool = self.server, self.pool
+        self.metrics.gauge("ssis_connections", "Open client connections.", lambda: server.statistics()["connections"])
+        self.metrics.gauge("ssis_request_bytes", "Bytes of request bodies in memory.", lambda: server.inflight)
+        self.metrics.gauge("ssis_upstream_connections", "Open upstream connections.", lambda: pool.statistics()["connections"])
+
+    async def close(self) -> None:
+        """Let go of everything, in the reverse order of building."""
+        self.lag.stop()
+        await self.server.close()
+        await self.dispatcher.close()
+        await self.pool.close()
+        if self.access is not None:
+            self.access.flush()
+        self.knowledge.close()
+
+
+Part = TypeVar("Part")
+
+
+def same_fields(settings: Settings, part: type[Part], prefix: str = "") -> Part:
+    """``part`` from the settings of the same names (``prefix`` before them where there is such a one)."""
+    names = [field.name for field in dataclasses.fields(part)]  # type: ignore[arg-type]
+    given = {name: other for name in names for other in (prefix + name, name) if other in Settings.__struct_fields__}
+    return part(**{name: getattr(settings, other) for name, other in given.items()})
+
+
 def policy(settings: Settings) -> Policy:
     """The fleet's numbers. They have the same names in `Settings`, but for the two pauses."""
-    same = {name: getattr(settings, name) for name in Policy.__struct_fields__ if hasattr(settings, name)}
+    same = {name: getattr(settings, name) for name in Policy.__struct_fields__ if name in Settings.__struct_fields__}
     return Policy(**same, pause_first=settings.retry_pause, pause_most=settings.retry_pause_limit)
+
+
+def callers(settings: Settings) -> Callers:
+    """Keys, or none: the address that is listened on decides. Raises `DispatchError` when keys are needed and missing."""
+    if settings.insecure or settings.listens_on_loopback:
+        return Keyless()
+    keyring = Keyring([settings.keys_file])
+    if not len(keyring):
+        raise DispatchError(
+            f"Others can reach {settings.host}, and there is no API key in {settings.keys_file}. Make one with "
+            "'ssis keys create NAME', listen on 127.0.0.1, or let anybody in with --insecure."
+        )
+    return keyring

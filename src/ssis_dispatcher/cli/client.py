@@ -80,11 +80,15 @@ class Client:
         return self._call("DELETE", path)
 
     @contextmanager
-    def stream(self, path: str, body: dict[str, object], headers: dict[str, str]) -> Iterator[Iterator[bytes]]:
-        """The bytes of an event stream as they arrive; leaving the block ends the request. Raises `Failure`."""
+    def stream(
+        self, path: str, body: dict[str, object] | None = None, headers: dict[str, str] | None = None
+    ) -> Iterator[Iterator[bytes]]:
+        """The bytes of the event stream that answers ``body`` (without one: that lies at ``path``) as they arrive; leaving
+        the block ends the request. Raises `Failure`."""
+        method = "GET" if body is None else "POST"
         with (
             self._translated(),
-            self._http.stream("POST", path, json=body, headers=headers, timeout=_FOREVER) as response,
+            self._http.stream(method, path, json=body, headers=headers, timeout=_FOREVER) as response,
         ):
             if response.status_code >= 400:
                 response.read()

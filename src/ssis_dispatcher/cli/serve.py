@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
+import os
+import signal
 from typing import TYPE_CHECKING
 
 import click
@@ -13,14 +14,17 @@ from ssis_dispatcher.cli.failures import Failure
 from ssis_dispatcher.cli.flags import SettingsCommand, with_settings_flags
 
 if TYPE_CHECKING:
+    from ssis_dispatcher.cli.trial import Trial
     from ssis_dispatcher.settings import Loaded, Settings
 
 
 @click.command(cls=SettingsCommand)
 @click.option("-q", "--quiet", is_flag=True, help="No banner.")
+@click.option("--try", "try_out", is_flag=True, help="Ask the packaged model once, and show what becomes of it.")
+@click.option("--once", is_flag=True, help="With --try: stop after the answer; exit code 1 when there was none.")
 @with_settings_flags
 @click.pass_context
-def serve(ctx: click.Context, loaded: Loaded, quiet: bool) -> None:
+def serve(ctx: click.Context, loaded: Loaded, quiet: bool, try_out: bool, once: bool) -> None:
     """Run the dispatcher in the foreground.
 
     It stops on Ctrl-C or SIGTERM, when the requests it has taken in are answered. Every setting is a flag here, a
@@ -28,14 +32,30 @@ def serve(ctx: click.Context, loaded: Loaded, quiet: bool) -> None:
     """
     from ssis_dispatcher import assembly
 
+    trials: list[Trial] = []
+
     def ready(url: str) -> None:
         if not quiet:
             click.echo(banner(loaded, url), err=True)
+        if try_out or once:
+            trials.append(tried(url, once))
 
     try:
-        ctx.exit(assembly.serve(loaded.settings, ready=ready))
+        code = assembly.serve(loaded.settings, ready=ready)
     except OSError as error:
         raise Failure(_reason(error, loaded.settings)) from None
+    for trial in trials:
+        trial.wait(5.0)
+    ctx.exit(trials[0].code if once and trials else code)
+
+
+def tried(url: str, once: bool) -> Trial:
+    """The try, begun. With ``once`` its end is the dispatcher's, too, as if somebody had pressed Ctrl-C."""
+    from ssis_dispatcher.cli.trial import Trial
+
+    trial = Trial(url, over=lambda: os.kill(os.getpid(), signal.SIGTERM) if once else None)
+    trial.start()
+    return trial
 
 
 def banner(loaded: Loaded, url: str) -> str:
@@ -53,17 +73,9 @@ def banner(loaded: Loaded, url: str) -> str:
 
 
 def _callers(settings: Settings) -> str:
-    if is_loopback(settings.host):
+    if settings.listens_on_loopback:
         return "programs of this machine, without a key"
     return "anybody, without a key (--insecure)" if settings.insecure else f"those with a key of {settings.keys_file}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _reason(error: OSError, settings: Settings) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from itertools import islice
+from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from ssis_dispatcher.core.book import Book
 from ssis_dispatcher.core.callers import Caller
+from ssis_dispatcher.core.choice import Places, choose, places
 from ssis_dispatcher.core.messages import Describe, Launch
 from ssis_dispatcher.core.placement import candidates
-from ssis_dispatcher.core.servers import Server, server_name
+from ssis_dispatcher.core.servers import Server, State, server_name
 from ssis_dispatcher.core.shelves import Bin, Shelf
 from ssis_dispatcher.core.sizing import Fit
 from ssis_dispatcher.core.states import ModelState, Need
@@ -31,19 +32,32 @@ class Allotment:
 
     # Needs
 
-    def need(self, state: ModelState, caller: str, cause: str, now: float) -> None:
+    def need(self, state: ModelState, caller: Caller, cause: str, now: float) -> None:
         """This model needs a server: find out about it if nothing is known, else place it."""
-        book = self._book
-        need = state.need = Need(state, book.caller(caller, now), cause, book.next_order(), now)
+        need = state.need = Need(state, caller, cause)
+        caller.wanted += 1
+        caller.ties += 1
         if state.profile is not None:
-            self.hang(need)
-            self.place(need, now)
-        elif not state.describing:
-            state.describing = True
-            book.out.append(Describe(cause, state.model))
+            self.known(need, now)
+        else:
+            self.describe(need)
+
+    def describe(self, need: Need) -> None:
+        """Ask what this model needs, unless that has been asked already; meanwhile its launch hangs nowhere."""
+        self._unhang(need)
+        need.places = ()
+        self._release(need)
+        if not need.model.describing:
+            need.model.describing = True
+            self._book.out.append(Describe(need.cause, need.model.model))
+
+    def known(self, need: Need, now: float) -> None:
+        """It is known what this model needs."""
+        self._hang(need)
+        self.place(need, now)
 
     def need_again(self, state: ModelState, now: float) -> None:
-        """The line has lost the server it counted on: it needs another, or rests and is told why."""
+        """The line may have lost the server it counted on: then it needs another, or rests and is told why."""
         oldest = state.line.oldest()
         if oldest is None or state.has_hope():
             return
@@ -51,6 +65,17 @@ class Allotment:
             self._fleet.intake.refuse_line(state, state.resting(now), now)
         else:
             self.need(state, oldest.caller, oldest.cause, now)
+
+    def end(self, need: Need, now: float) -> None:
+        """This need is met, or nobody has it any more: what stopped for it may serve another, and whom it barred may pass."""
+        closed = [shelf for _, shelf in need.places if need.order in shelf.barring]
+        self._unhang(need)
+        self._release(need)
+        need.model.need = None
+        need.caller.wanted -= 1
+        need.caller.ties -= 1
+        for shelf in closed:
+            self.offer(shelf, now)
 
     def fits(self, state: ModelState) -> tuple[Fit, ...]:
         """How this model fits on each slice kind; worked out anew only when something about it changed."""
@@ -63,86 +88,77 @@ class Allotment:
             state.fits_kinds = stock.kinds
         return state.fits
 
-    def hang(self, need: Need) -> None:
-        """Let a need wait on every shelf that it could use."""
+    def _hang(self, need: Need) -> None:
+        """Let a need wait on every shelf that it could use. What stops on others does not stop for it any more."""
         self._unhang(need)
-        shelves = self._book.stock.shelves
-        fits = self.fits(need.model)
-        need.fits = [(fit, shelves[fit.slice]) for fit in fits if fit.seats > 0 and need.allows(fit.slice.kind)]
-        need.shelves = list({id(shelf): shelf for _, shelf in need.fits}.values())
-        for shelf in need.shelves:
-            shelf.wants[need.order] = need
+        if not need.order:
+            need.order = self._book.next_order()
+        need.places = self._places(need.model, need.caller)
+        for _, shelf in need.places:
+            shelf.hang(need, need.overtaken >= self._book.policy.overtakes)
+        shelves = [shelf for _, shelf in need.places]
+        self._release(need, [server for server in need.claims.values() if server.bin.shelf not in shelves])
+
+    def _places(self, state: ModelState, caller: Caller) -> Places:
+        def allowed(fit: Fit) -> bool:
+            return caller.allows(fit.slice.kind) and caller.affords(fit.count)
+
+        return places(self.fits(state), self._book.stock.shelves, allowed)
 
     @staticmethod
     def _unhang(need: Need) -> None:
-        for shelf in need.shelves:
-            shelf.wants.pop(need.order, None)
-            shelf.barred.pop(need.order, None)
-        need.shelves = []
+        for _, shelf in need.places:
+            shelf.unhang(need)
 
-    def end(self, need: Need) -> None:
-        """This need is met, or nobody has it any more; what stopped for it may serve another."""
-        self._unhang(need)
-        for id in need.claims:
-            server = self._book.servers.get(id)
-            if server is not None:
-                server.claimed = False
-                server.bin.shelf.retiring[id] = server
-        need.model.need = None
+    @staticmethod
+    def _release(need: Need, servers: list[Server] | None = None) -> None:
+        """Let go of claims, of all or of these: another launch may claim what retires."""
+        for server in list(need.claims.values()) if servers is None else servers:
+            del need.claims[server.id]
+            server.claim = None
+            server.bin.shelf.retiring[server.id] = server
 
     # Placing
 
-    def place(self, need: Need, now: float) -> None:
-        """Rules 5, 6 and 7, and the part of 1 that must know the slices."""
-        if not self._book.stock.known:
-            return
-        if not need.fits:
+    def place(self, need: Need, now: float, at: Bin | None = None) -> bool:
+        """Rules 5, 6 and 7, and the part of 1 that must know the slices. False when the need waits on as before; then
+        nothing has changed. For ``at`` see `choose`."""
+        if not self._book.stock.known or self._book.draining:
+            return False
+        if not need.places:
             self._give_up(need, now)
-            return
-        for fit, shelf in need.fits:  # (5)
-            bin = None if self._barred(shelf, need) else shelf.find(fit.count)
-            if bin is not None:
-                self.end(need)
-                self._count_overtaken(shelf, need.order)
-                self._launch(need.model, fit, bin, need.caller, need.cause, now)
-                return
-        if need.claims:
-            return
-        for fit, shelf in need.fits:  # (6)
-            if not self._barred(shelf, need) and self._make_room(need, fit, shelf, now):
-                return
-        # (7) it hangs on its shelves
-
-    @staticmethod
-    def _barred(shelf: Shelf, need: Need) -> bool:
-        """Whether an older launch has been passed often enough here."""
-        return any(order < need.order for order in islice(shelf.barred, 1))
+            return True
+        choice = choose(need.places, need.order, evict=not need.claims, at=at)
+        if choice is None:  # (7) it hangs on its shelves
+            return False
+        if choice.victims:  # (6)
+            self._claim(need, choice.victims)
+        else:  # (5)
+            self._count_overtaken(choice.bin.shelf, need.order)
+            self._launch(need.model, choice.fit, choice.bin, need.caller, need.cause, now)
+            self.end(need, now)
+        return True
 
     def _count_overtaken(self, shelf: Shelf, order: int) -> None:
         """Each need is passed at most ``policy.overtakes`` times in its life, so this costs each need that many steps."""
         for older, need in shelf.wants.items():
-            if older > order:
+            if older >= order:
                 break
             need.overtaken += 1
             if need.overtaken >= self._book.policy.overtakes:
-                for each in need.shelves:
-                    each.barred = OrderedDict(sorted([*each.barred.items(), (older, need)]))
+                for _, each in need.places:
+                    each.barring[older] = need
 
-    def _make_room(self, need: Need, fit: Fit, shelf: Shelf, now: float) -> bool:
-        """Claim a server that stops anyhow, else stop idle ones."""
-        going = next((server for server in shelf.retiring.values() if server.count >= fit.count), None)
-        if going is not None:
-            del shelf.retiring[going.id]
-            going.claimed = True
-            need.claims.add(going.id)
-            return True
-        victims = shelf.victims(fit.count, self._book.policy.reload_weight)
+    def _claim(self, need: Need, victims: Sequence[Server]) -> None:
+        """The need waits for these servers to be gone; those that do not stop already are told to."""
         for server in victims:
-            self._book.evictions += 1
-            server.claimed = True
-            need.claims.add(server.id)
-            self._fleet.lifecycle.stop(server, f"evicted for {need.model.model.id}", need.cause)
-        return bool(victims)
+            need.claims[server.id] = server
+            server.claim = need
+            if server.state is State.STOPPING:
+                del server.bin.shelf.retiring[server.id]
+            else:
+                self._book.evictions += 1
+                self._fleet.lifecycle.stop(server, f"evicted for {need.model.model.id}", need.cause)
 
     def _launch(self, state: ModelState, fit: Fit, bin: Bin, caller: Caller, cause: str, now: float) -> None:
         book, profile = self._book, state.profile
@@ -150,13 +166,10 @@ class Allotment:
         taken = {server.replica for server in state.servers.values()}
         replica = next(n for n in range(len(taken) + 1) if n not in taken)
         name = server_name(state.model, replica)
-        server = Server(name, replica, book.next_order(), state, profile, bin, fit.count, now)
+        server = Server(name, replica, book.next_order(), state, profile, bin, fit.count, caller, now)
         server.seats, server.context = fit.seats, profile.context
-        server.owner = caller
-        caller.held += 1
-        bin.shelf.change(bin, ours=fit.count)
-        book.launches += 1
         budget = self._fleet.lifecycle.starts(server, now)
+        book.launches += 1
         book.out.append(
             Launch(cause, name, state.model, profile, bin.pool(), fit.count, fit.seats, profile.context, budget)
         )
@@ -164,14 +177,19 @@ class Allotment:
     def _give_up(self, need: Need, now: float) -> None:
         """Nothing here will do: for anybody, or only for the caller whose need it is."""
         state, caller = need.model, need.caller
-        self.end(need)
-        kinds = {fit.slice.kind for fit in self.fits(state) if fit.seats > 0}
-        if not kinds:
+        self.end(need, now)
+        good = [fit for fit in self.fits(state) if fit.seats > 0]
+        if not good:
             self._fleet.intake.refuse_line(state, self._does_not_fit(state), now)
             return
-        message = f"{state.model.id} needs a slice of kind {' or '.join(sorted(kinds))}; this caller may use "
-        problem = Problem(403, "slice_kind_not_allowed", message + f"{' or '.join(caller.kinds)} only.", param="model")
-        self._fleet.intake.refuse_caller(state, caller.name, problem, now)
+        problem = caller.over_slices()
+        if not any(caller.allows(fit.slice.kind) for fit in good):
+            kinds = sorted({fit.slice.kind for fit in good})
+            message = f"{state.model.id} needs a slice of kind {' or '.join(kinds)}; this caller may use "
+            problem = Problem(
+                403, "slice_kind_not_allowed", f"{message}{' or '.join(caller.kinds)} only.", param="model"
+            )
+        self._fleet.intake.refuse_caller(state, caller, problem, now)
         self.need_again(state, now)
 
     def _does_not_fit(self, state: ModelState) -> Problem:
@@ -179,42 +197,45 @@ class Allotment:
         if not fits:
             return Problem(503, "no_slices", "No slices are advertised here now.", retry_after=30.0)
         largest = max(fits, key=lambda fit: fit.slice.memory_mib * fit.count)
-        failed = f" Last failure: {state.problem.message}" if state.problem else ""
+        failed = f" Last failure: {state.trouble}" if state.trouble else ""
         message = f"{state.model.id} fits on no slice here. {largest.slice.name}: {largest.why}.{failed}"
         return Problem(422, "model_does_not_fit", message, param="model")
 
     # When something changed
 
-    def offer(self, shelf: Shelf, now: float) -> None:
-        """Slices of this kind are free: the oldest launch that can use them takes them."""
-        skipped = 0
-        while shelf.free() > 0 and (need := next(islice(shelf.wants.values(), skipped, None), None)) is not None:
-            self.place(need, now)
-            skipped += need.order in shelf.wants
+    def offer(self, shelf: Shelf, now: float, at: Bin | None = None) -> None:
+        """Slices of this kind are free: whose turn it is takes them."""
+        while shelf.free() > 0 and self._first(shelf, now, at):
+            pass
 
-    def evict_for_waiting(self, shelf: Shelf, now: float) -> None:
-        """A server here has become a possible victim: the oldest launch that waits for nobody yet may have its slice."""
-        need = next((need for need in shelf.wants.values() if not need.claims), None)
-        if need is not None:
-            self.place(need, now)
+    def may_go(self, server: Server, now: float) -> None:
+        """A server has become a possible victim: the launch whose turn it is, of those that wait for none yet, may have
+        its slice."""
+        if server.evictable:
+            self._first(server.bin.shelf, now, server.bin)
+
+    def _first(self, shelf: Shelf, now: float, at: Bin | None) -> bool:
+        """The first launch in turn that can do something does it; False when none can."""
+        return any(self.place(need, now, at) for need in shelf.in_turn())
 
     def freed(self, server: Server, now: float) -> None:
-        """A server has given its slice back: whose turn it is, and then those it was promised to."""
-        shelf = server.bin.shelf
-        claimants = [need for need in shelf.wants.values() if server.id in need.claims] if server.claimed else []
-        for need in claimants:
-            need.claims.discard(server.id)
-        self.offer(shelf, now)
-        for need in claimants:
-            if not need.claims and need.model.need is need:
-                self.place(need, now)
+        """A server has given its slice back: whose turn it is, and then the launch that waited for this one."""
+        need, server.claim = server.claim, None
+        if need is not None:
+            del need.claims[server.id]
+        self.offer(server.bin.shelf, now, server.bin)
+        if need is not None and not need.claims and need.model.need is need:
+            self.place(need, now)
 
     def inventory_changed(self, freed: list[Shelf], kinds_changed: bool, now: float) -> None:
         if kinds_changed:
             waiting = [state.need for state in self._book.models.values() if state.need and state.profile]
             waiting.sort(key=lambda need: need.order)
             for need in waiting:
-                self.hang(need)
+                self._unhang(need)
+                need.places = ()
+            for need in waiting:
+                self._hang(need)
             for need in waiting:
                 if need.model.need is need:
                     self.place(need, now)
@@ -225,32 +246,32 @@ class Allotment:
 
     def watch_line(self, state: ModelState, now: float) -> None:
         """All seats are taken: look again when the line has waited long."""
-        if not state.scale_armed:
+        oldest = state.line.oldest()
+        if oldest is not None and not state.scale_armed:
             state.scale_armed = True
-            self._book.timers.at(now + self._book.policy.scale_out_after, lambda later: self._scale_out(state, later))
+            due = self._long(state, oldest.arrived)
+            again = now + self._book.policy.scale_out_after
+            self._book.timers.at(due if due > now else again, lambda later: self._scale_out(state, later))
+
+    def _long(self, state: ModelState, arrived: float) -> float:
+        """When a request will have waited long for a seat of the servers there are now."""
+        return max(arrived, state.clock) + self._book.policy.scale_out_after
 
     def _scale_out(self, state: ModelState, now: float) -> None:
         state.scale_armed = False
         oldest = state.line.oldest()
         if oldest is None or not state.ready:
             return
-        self.watch_line(state, now)
         most = (state.profile and state.profile.max_servers) or self._book.policy.servers_per_model
-        waited = now - max(oldest.arrived, state.clock)
-        if waited < self._book.policy.scale_out_after or state.starting() or len(state.servers) >= most:
-            return
-        found = self._spare(state)
-        caller = self._book.caller(oldest.caller, now)
-        if found is not None and caller.take_launch(now) is None:
-            self._launch(state, *found, caller, oldest.cause, now)
+        if now >= self._long(state, oldest.arrived) and not state.starting() and len(state.servers) < most:
+            self._launch_extra(state, oldest.caller, oldest.cause, now)
+        self.watch_line(state, now)
 
-    def _spare(self, state: ModelState) -> tuple[Fit, Bin] | None:
-        """The smallest free slice that fits and that no launch waits for."""
+    def _launch_extra(self, state: ModelState, caller: Caller, cause: str, now: float) -> None:
+        """On the smallest free slice that fits and that no launch waits for, if there is one; nobody goes for it."""
         if state.profile is None:
-            return None
-        for fit in self.fits(state):
-            shelf = self._book.stock.shelves[fit.slice]
-            bin = shelf.find(fit.count) if fit.seats and not shelf.wants else None
-            if bin is not None:
-                return fit, bin
-        return None
+            return
+        unwanted = [(fit, shelf) for fit, shelf in self._places(state, caller) if not shelf.wants]
+        choice = choose(unwanted, inf, evict=False)
+        if choice is not None and caller.take_launch(now) is None:
+            self._launch(state, choice.fit, choice.bin, caller, cause, now)

@@ -46,7 +46,7 @@ class Caller:
         return None
 
     def over_slices(self) -> Problem:
-        message = f"{self.held} slices work for this caller and {self.wanted} launches wait; it may hold {self.slices} at once."
+        message = f"{self.held} slices work for this caller, {self.wanted} launches wait; {self.slices} is its limit."
         return Problem(429, "slice_limit", message, retry_after=10.0)
 
     def allows(self, kind: SliceKind) -> bool:

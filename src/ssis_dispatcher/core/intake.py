@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ssis_dispatcher.core.book import Book
+from ssis_dispatcher.core.callers import Caller
 from ssis_dispatcher.core.lines import Ticket
 from ssis_dispatcher.core.messages import AnyCommand, RequestArrived, RequestGone, Seat
 from ssis_dispatcher.core.servers import Server, State
@@ -18,6 +19,25 @@ if TYPE_CHECKING:
 
 _NOTHING: tuple[AnyCommand, ...] = ()
 DRAINING = Problem(503, "draining", "The dispatcher is shutting down; send the request again.", retry_after=1.0)
+
+
+def obstacle(book: Book, state: ModelState | None, size: int, now: float) -> Problem | None:
+    """Rules 1 and 2, as far as they need not know the slices, for a request that costs ``size`` bytes to hold."""
+    if book.draining:
+        return DRAINING
+    if state is not None and now < state.pause_until and not state.ready and state.starting() is None:
+        return state.resting(now)
+    policy = book.policy
+    mine, mine_size = (len(state.line), state.line.size) if state is not None else (0, 0)
+    if (
+        len(book.waiting) >= policy.waiting_total
+        or book.waiting_bytes + size > policy.waiting_bytes
+        or mine >= policy.waiting_per_model
+        or mine_size + size > policy.waiting_bytes_per_model
+    ):
+        message = f"The waiting room is full: {mine} requests wait for this model, {len(book.waiting)} in all."
+        return Problem(503, "waiting_room_full", message, retry_after=5.0)
+    return None
 
 
 class Intake:
@@ -40,7 +60,7 @@ class Intake:
             if server is not None:
                 self._sit(event.request, server)
                 return (Seat(event.cause, event.request, server.id),)
-        problem = self._obstacle(state, event, now)
+        problem = obstacle(self._book, state, event.size, now)
         if problem is not None:  # (1), (2)
             self._book.refuse(event.request, event.cause, problem)
             return None
@@ -49,40 +69,23 @@ class Intake:
 
     def _sit(self, request: int, server: Server) -> None:
         server.busy += 1
-        if server.busy == 1 and server.owner is not None:
-            server.owner.held += 1
+        if server.busy == 1:
+            server.owner.held += server.count
         self._seated[request] = server
         self._book.seatings += 1
 
-    def _obstacle(self, state: ModelState | None, event: RequestArrived, now: float) -> Problem | None:
-        """Rules 1 and 2, as far as they need not know the slices."""
-        book, policy = self._book, self._book.policy
-        if book.draining:
-            return DRAINING
-        mine, size = (len(state.line), state.line.size) if state is not None else (0, 0)
-        if (
-            len(book.waiting) >= policy.waiting_total
-            or book.waiting_bytes + event.size > policy.waiting_bytes
-            or mine >= policy.waiting_per_model
-            or size + event.size > policy.waiting_bytes_per_model
-        ):
-            message = f"The waiting room is full: {mine} requests wait for this model, {len(book.waiting)} in all."
-            return Problem(503, "waiting_room_full", message, retry_after=5.0)
-        if state is not None and not state.ready and state.starting() is None and now < state.pause_until:
-            return state.resting(now)
-        return None
-
     def _join(self, state: ModelState, event: RequestArrived, now: float) -> None:
         book = self._book
+        caller = book.caller(event.caller, now)
+        caller.take_limits(event.limits, book.policy)
         if not state.has_hope():
-            caller = book.caller(event.caller, now)
-            caller.take_limits(event.limits, book.policy)
             over = caller.take_launch(now)
             if over is not None:
                 book.refuse(event.request, event.cause, over)
                 return
         self._models[state.model.key] = state
-        state.line.add(Ticket(event.request, event.caller, event.size, now, event.cause))
+        state.line.add(Ticket(event.request, caller, event.size, now, event.cause))
+        caller.ties += 1
         book.waiting[event.request] = state
         book.waiting_bytes += event.size
         if event.patience is not None:
@@ -91,7 +94,7 @@ class Intake:
         if state.ready:
             self._fleet.allotment.watch_line(state, now)
         elif not state.has_hope():
-            self._fleet.allotment.need(state, event.caller, event.cause, now)
+            self._fleet.allotment.need(state, caller, event.cause, now)
 
     # Going
 
@@ -103,6 +106,8 @@ class Intake:
         server.busy -= 1
         if server.state is not State.READY:
             return _NOTHING
+        if not server.busy:
+            server.owner.held -= server.count
         if server.model.line and not server.leaving:
             self.grant(server, now, event.cause)
             return None
@@ -119,6 +124,7 @@ class Intake:
         return None
 
     def _out_of_line(self, ticket: Ticket) -> None:
+        ticket.caller.ties -= 1
         del self._book.waiting[ticket.request]
         self._book.waiting_bytes -= ticket.size
 
@@ -126,9 +132,9 @@ class Intake:
         """Called whenever a line may have lost its last caller: then no new server is needed."""
         if state.line:
             return
-        state.last_grant = 0.0
+        state.last_grant = None
         if state.need is not None:
-            self._fleet.allotment.end(state.need)
+            self._fleet.allotment.end(state.need, now)
         self._book.forget_if_empty(state, now)
 
     # Being served, or not
@@ -141,10 +147,10 @@ class Intake:
             self._out_of_line(ticket)
             self._sit(ticket.request, server)
             self._book.out.append(Seat(cause, ticket.request, server.id))
-        if state.last_grant:
+        if state.last_grant is not None:
             gap = now - state.last_grant
             state.turnover = gap if state.turnover is None else 0.8 * state.turnover + 0.2 * gap
-        state.last_grant = now if state.line else 0.0
+        state.last_grant = now if state.line else None
 
     def refuse_line(self, state: ModelState, problem: Problem, now: float) -> None:
         """Tell everybody in this line why."""
@@ -153,7 +159,7 @@ class Intake:
             self._book.refuse(ticket.request, ticket.cause, problem)
         self._nobody_left(state, now)
 
-    def refuse_caller(self, state: ModelState, caller: str, problem: Problem, now: float) -> None:
+    def refuse_caller(self, state: ModelState, caller: Caller, problem: Problem, now: float) -> None:
         """Tell one caller's requests in this line why."""
         for ticket in state.line.of(caller):
             self._out_of_line(state.line.remove(ticket.request))

@@ -24,10 +24,13 @@ from ssis_dispatcher.core.messages import (
 )
 from ssis_dispatcher.core.servers import Server, State, server_name
 from ssis_dispatcher.core.states import ModelState
-from ssis_dispatcher.errors import Problem
 
 if TYPE_CHECKING:
     from ssis_dispatcher.core.fleet import Fleet
+
+
+_MISCONFIGURED_PAUSE = 30.0
+"""Seconds: what cannot work as asked will hardly work a second later."""
 
 
 class Lifecycle:
@@ -47,22 +50,26 @@ class Lifecycle:
         state.profile, state.fits_kinds = event.profile, -1
         state.pinned = state.pinned or event.profile.pinned
         if state.need is not None:
-            self._fleet.allotment.hang(state.need)
-            self._fleet.allotment.place(state.need, now)
+            self._fleet.allotment.known(state.need, now)
         self._book.forget_if_empty(state, now)
 
     def rejected(self, event: ModelRejected, now: float) -> None:
         state = self._book.models.get(event.model.key)
         if state is not None:
             state.describing = False
-            self._fleet.intake.refuse_line(state, event.problem, now)
+            if state.need is not None:
+                self._fleet.intake.refuse_line(state, event.problem, now)
+            self._book.forget_if_empty(state, now)
 
     def forgotten(self, event: ModelForgotten, now: float) -> None:
         state = self._book.models.get(event.key)
-        if state is not None and state.need is None:
-            state.profile, state.problem = None, None
-            state.floor_mib, state.pause_until = 0, 0.0
-            self._book.forget_if_empty(state, now)
+        if state is None:
+            return
+        state.profile, state.floor_mib = None, 0
+        self._forgive(state)
+        if state.need is not None:
+            self._fleet.allotment.describe(state.need)
+        self._book.forget_if_empty(state, now)
 
     def pinned(self, event: ModelPinned, now: float) -> None:
         state = self._book.models.get(event.model.key) or ModelState(event.model)
@@ -79,7 +86,10 @@ class Lifecycle:
     def starts(self, server: Server, now: float) -> float:
         """Enter a new server into the book; its start budget in seconds."""
         state = server.model
-        server.extra = bool(state.servers)
+        server.extra = bool(state.ready) or state.starting() is not None
+        server.owner.held += server.count
+        server.owner.ties += 1
+        server.bin.shelf.put(server, server.bin)
         self._book.servers[server.id] = state.servers[server.id] = server
         budget = self._budget(server)
         server.start_deadline = now + budget
@@ -94,10 +104,9 @@ class Lifecycle:
         server = self._book.servers.get(event.server)
         if server is None or server.bin.node == event.node:
             return
-        before, server.bin = server.bin, self._book.stock.bin(event.node, server.bin.shelf.slice)
-        server.bin.shelf.change(server.bin, ours=server.count)
-        before.shelf.change(before, ours=-server.count)
-        self._fleet.allotment.offer(before.shelf, now)
+        before = server.bin
+        self._book.stock.move(server, self._book.stock.bin(event.node, before.shelf.slice))
+        self._fleet.allotment.offer(before.shelf, now, before)
 
     def progressed(self, event: ServerProgressed, now: float) -> None:
         """Bytes that come in are life: while a model downloads, the start budget counts from the last word of it."""
@@ -109,7 +118,7 @@ class Lifecycle:
 
     def ready(self, event: ServerReady, now: float) -> None:
         server = self._book.servers.get(event.server)
-        if server is None or server.state is not State.STARTING or not server.enter(ServerReady):
+        if server is None or not server.enter(ServerReady):
             return
         server.address = event.address
         server.seats = event.seats or server.seats
@@ -122,11 +131,10 @@ class Lifecycle:
         server.phase, server.detail = "ready", ""
         server.ready_at = state.clock = now
         server.evictable_at = now + book.policy.dwell
-        if server.owner is not None:
-            server.owner.held -= 1
+        server.owner.held -= server.count
         state.ready.append(server)
         book.timers.at(server.evictable_at, lambda later: self._may_be_evicted(server, later))
-        book.timers.at(now + book.policy.settled_after, lambda later: self._settled(server))
+        book.timers.at(now + book.policy.settled_after, lambda _: self._settled(server))
         self._fleet.intake.grant(server, now, cause)
         if not server.busy:
             server.idle_since = now
@@ -143,13 +151,14 @@ class Lifecycle:
             return
         state = book.models.setdefault(event.model.key, ModelState(event.model))
         state.profile = state.profile or event.profile
+        state.pinned = state.pinned or event.profile.pinned
         replica = next((n for n in range(64) if server_name(event.model, n) == event.server), 64 + len(state.servers))
-        server = Server(event.server, replica, book.next_order(), state, event.profile, bin, event.count, now)
-        server.seats, server.context = event.seats, event.profile.context
-        server.owner = book.caller("operator", now)
-        server.owner.held += 1
-        bin.shelf.change(bin, ours=event.count)
+        owner = book.caller("operator", now)
+        server = Server(event.server, replica, book.next_order(), state, event.profile, bin, event.count, owner, now)
+        server.seats, server.context = max(1, event.seats), event.profile.context
         self.starts(server, now)
+        if state.need is not None:
+            self._fleet.allotment.end(state.need, now)
         if event.address is not None and server.enter(ServerReady):
             server.address = event.address
             self._serve(server, now, event.cause)
@@ -172,40 +181,49 @@ class Lifecycle:
         server = self._book.servers.get(event.server)
         if server is None:
             return
-        told_to = server.state is State.STOPPING
-        if not told_to:
+        if server.state is not State.STOPPING:
             self._learn(server, event.failure, now, event.cause)
         server.enter(ServerFailed)
         self._remove(server, now)
 
     def _learn(self, server: Server, failure: Failure, now: float, cause: str) -> None:
         """What a failure means for the next launch of this model: a larger slice, or a pause that grows each time."""
-        state, policy = server.model, self._book.policy
-        self._book.failures += 1
-        state.failures += 1
-        pause = min(policy.pause_most, policy.pause_first * 2.0 ** min(state.failures - 1, 32))
+        state, book = server.model, self._book
+        book.failures += 1
+        state.trouble = f"{state.model.id} failed: {failure.message}"
         if failure.kind is FailureKind.OUT_OF_MEMORY:
             state.floor_mib = max(state.floor_mib, server.bin.shelf.slice.memory_mib * server.count + 1)
             state.fits_kinds = -1
             self._remember(server, "out_of_memory", now, cause)
-            pause = 0.0
-        elif failure.kind is FailureKind.MISCONFIGURED:
-            pause = max(pause, 30.0)
-        elif failure.kind is FailureKind.LOST or self._lived(server, now):
-            pause = 0.0
-        state.pause_until = now + pause
-        message = f"{state.model.id} failed: {failure.message}"
-        state.problem = Problem(503, "model_failed", message, retry_after=pause or None)
+            return
+        pause = self._pause(server, failure.kind, now)
         if pause:
-            self._book.timers.at(state.pause_until, lambda later: self._book.forget_if_empty(state, later))
+            state.pause_until = now + pause
+            state.remembered_until = state.pause_until + book.policy.pause_most
+            book.timers.at(state.remembered_until, lambda later: book.forget_if_empty(state, later))
 
-    def _lived(self, server: Server, now: float) -> bool:
-        return server.ready_at is not None and now - server.ready_at >= self._book.policy.settled_after
+    def _pause(self, server: Server, kind: FailureKind, now: float) -> float:
+        """How long this model rests. Losing a server that worked is nobody's fault, nor is one loss while starting; but
+        what is lost again and again must not be started for ever."""
+        state, policy = server.model, self._book.policy
+        worked = 0.0 if server.ready_at is None else now - server.ready_at
+        if worked >= policy.settled_after or (kind is FailureKind.LOST and server.ready_at is not None):
+            return 0.0
+        state.failures += 1
+        if kind is FailureKind.LOST and state.failures == 1:
+            return 0.0
+        pause = min(policy.pause_most, policy.pause_first * 2.0 ** min(state.failures - 1, 32))
+        return max(pause, _MISCONFIGURED_PAUSE) if kind is FailureKind.MISCONFIGURED else pause
 
     def _settled(self, server: Server) -> None:
+        """It has worked long enough to show that the model does."""
         if server.state is State.READY:
-            server.model.failures = 0
-            server.model.problem = None
+            self._forgive(server.model)
+
+    @staticmethod
+    def _forgive(state: ModelState) -> None:
+        state.failures, state.trouble = 0, ""
+        state.pause_until = state.remembered_until = 0.0
 
     # Ending
 
@@ -216,7 +234,7 @@ class Lifecycle:
             server.phase, server.detail = "stopping", why
             if server in server.model.ready:
                 server.model.ready.remove(server)
-            if not server.claimed:
+            if server.claim is None:
                 server.bin.shelf.retiring[server.id] = server
             self._book.out.append(Stop(cause, server.id, why))
 
@@ -241,16 +259,18 @@ class Lifecycle:
 
     def _remove(self, server: Server, now: float) -> None:
         """A server is gone: its slice goes to whose turn it is, its line needs another."""
-        state, shelf, book = server.model, server.bin.shelf, self._book
-        server.state = State.GONE
+        state, book = server.model, self._book
         del book.servers[server.id]
         del state.servers[server.id]
         if server in state.ready:
             state.ready.remove(server)
-        shelf.retiring.pop(server.id, None)
-        shelf.change(server.bin, ours=-server.count)
-        if server.owner is not None and (server.busy or server.ready_at is None):
-            server.owner.held -= 1
+        if len(state.servers) == 1:
+            for last in state.servers.values():
+                last.extra = False
+        server.bin.shelf.take_off(server)
+        server.owner.ties -= 1
+        if server.busy or server.ready_at is None:
+            server.owner.held -= server.count
         self._fleet.allotment.freed(server, now)
         self._after(state, now)
 
@@ -272,29 +292,28 @@ class Lifecycle:
 
     def went_idle(self, server: Server, now: float, cause: str) -> bool:
         """The last request of a server has ended. True when nothing followed from it (the usual, and it must be cheap)."""
-        if server.owner is not None:
-            server.owner.held -= 1
         server.idle_since = now
         if server.leaving:
             self.stop(server, server.why, cause)
             return False
+        quiet = server.keep_armed
+        if not quiet:
+            self._arm_keep_alive(server, now)
         if now >= server.evictable_at:
+            shelf = server.bin.shelf
             if not server.indexed:
-                server.bin.shelf.index(server, self._book.policy.reload_weight)
-            if server.bin.shelf.wants:
-                self._fleet.allotment.evict_for_waiting(server.bin.shelf, now)
-                return False
-        if server.keep_armed:
-            return True
-        self._arm_keep_alive(server, now)
-        return False
+                shelf.index(server)
+            if shelf.wants:
+                self._fleet.allotment.may_go(server, now)
+                quiet = False
+        return quiet
 
     def _may_be_evicted(self, server: Server, now: float) -> None:
         """Its dwell time is over, or its pin gone."""
         idle = server.state is State.READY and not server.busy and not server.model.pinned
         if idle and now >= server.evictable_at:
-            server.bin.shelf.index(server, self._book.policy.reload_weight)
-            self._fleet.allotment.evict_for_waiting(server.bin.shelf, now)
+            server.bin.shelf.index(server)
+            self._fleet.allotment.may_go(server, now)
 
     def _keep_alive(self, server: Server) -> float:
         own = server.profile.keep_alive

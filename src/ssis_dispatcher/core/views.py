@@ -5,9 +5,13 @@ Seconds are relative to ``now``. The shapes are those of the operations API, so 
 
 from __future__ import annotations
 
+from math import inf
+
 import msgspec
 
 from ssis_dispatcher.core.book import Book
+from ssis_dispatcher.core.choice import Choice, choose, places
+from ssis_dispatcher.core.intake import obstacle
 from ssis_dispatcher.core.lines import Ticket
 from ssis_dispatcher.core.messages import Model
 from ssis_dispatcher.core.placement import Candidate, Plan, candidates
@@ -192,7 +196,7 @@ def _line(state: ModelState, now: float) -> LineView:
 
 
 def _waiting(ticket: Ticket, position: int, now: float) -> WaitingView:
-    return WaitingView(ticket.cause, ticket.caller, position, now - ticket.arrived)
+    return WaitingView(ticket.cause, ticket.caller.name, position, now - ticket.arrived)
 
 
 def request(book: Book, number: int) -> RequestView | None:
@@ -244,53 +248,70 @@ def expected(state: ModelState, position: int, now: float) -> float | None:
     return None
 
 
-def plan(book: Book, model: Model, profile: Profile, now: float) -> Plan:
-    """What would happen to a request for ``model`` now, and why: the rules of the fleet, without carrying them out."""
+def plan(book: Book, model: Model, profile: Profile, now: float, concurrency: int = 1) -> Plan:
+    """What would happen to a request for ``model`` now, and why: the rules of the fleet, without carrying them out. With
+    ``concurrency``, only slices with so many seats will do.
+
+    Who will ask is not known here: a caller's own limits may still refuse what this plan would do.
+    """
     state = book.models.get(model.key)
-    fits = candidates(profile, book.stock.largest())
-    decision, chosen, node, evicts, why, wait = _decide(book, state, profile, fits, now)
-    shown = tuple(_candidate(book, fit, chosen) for fit in fits)
-    if chosen is None:
-        return Plan(model, profile, decision, why, evicts=evicts, expected_seconds=wait, candidates=shown)
+    if state is not None and state.floor_mib > profile.floor_mib:
+        profile = msgspec.structs.replace(profile, floor_mib=state.floor_mib)
+    fits = tuple(_with_room_for(fit, concurrency) for fit in candidates(profile, book.stock.largest()))
+    decision, why, wait, choice = _decide(book, state, profile, fits, now)
+    shown = tuple(_candidate(book, fit, choice and choice.fit) for fit in fits)
+    if choice is None:
+        return Plan(model, profile, decision, why, expected_seconds=wait, candidates=shown)
     return Plan(
         model,
         profile,
         decision,
         why,
-        slice=chosen.slice.name,
-        node=node,
-        count=chosen.count,
-        seats=chosen.seats,
+        slice=choice.fit.slice.name,
+        node=choice.bin.node,
+        count=choice.fit.count,
+        seats=choice.fit.seats,
         context=profile.context,
-        evicts=evicts,
+        evicts=tuple(server.id for server in choice.victims if server.state is State.READY),
         expected_seconds=wait,
         candidates=shown,
     )
 
 
-_Decision = tuple[str, Fit | None, str, tuple[str, ...], str, float | None]
+def _with_room_for(fit: Fit, concurrency: int) -> Fit:
+    if not 0 < fit.seats < concurrency:
+        return fit
+    return msgspec.structs.replace(fit, seats=0, why=f"{fit.seats} of {concurrency} seats")
+
+
+_Decision = tuple[str, str, float | None, Choice | None]
+"""What, why, the expected wait in seconds, and where."""
 
 
 def _decide(book: Book, state: ModelState | None, profile: Profile, fits: tuple[Fit, ...], now: float) -> _Decision:
-    if state is not None and (server := state.roomiest()) is not None and not state.line:
-        return "seat", None, "", (), f"Server {server.id} has room.", 0.0
+    if state is not None and not state.line and not book.draining and (server := state.roomiest()) is not None:
+        return "seat", f"Server {server.id} has room.", 0.0, None
+    problem = obstacle(book, state, 0, now)
+    if problem is not None:
+        return "refuse", problem.message, None, None
     if state is not None and state.has_hope():
-        return "join", None, "", (), state.why(), expected(state, len(state.line) + 1, now)
-    good = [fit for fit in fits if fit.seats > 0]
-    if not good:
-        why = "No slices are advertised here." if not fits else "It fits on no slice here."
-        return "refuse", None, "", (), why, None
-    for fit in good:
-        bin = book.stock.shelves[fit.slice].find(fit.count)
-        if bin is not None:
-            return "launch", fit, bin.node, (), "The smallest slice that fits and is free.", profile.start_seconds
-    for fit in good:
-        victims = book.stock.shelves[fit.slice].peek_victims(fit.count, book.policy.reload_weight)
-        if victims:
-            ids = tuple(server.id for server in victims)
-            why = f"No slice that fits is free; idle {', '.join(ids)} would be stopped."
-            return "evict", fit, victims[0].bin.node, ids, why, profile.start_seconds
-    return "wait", None, "", (), "Every slice that fits is in use.", None
+        return "join", state.why(), expected(state, len(state.line) + 1, now), None
+    if not book.stock.known:
+        return "wait", "Waiting to learn which slices exist.", None, None
+    where = places(fits, book.stock.shelves, lambda fit: True)
+    if not where:
+        return "refuse", "It fits on no slice here." if fits else "No slices are advertised here.", None, None
+    choice = choose(where, inf)
+    if choice is None:
+        return "wait", "Every slice that fits is in use.", None, None
+    if not choice.victims:
+        return "launch", "The smallest slice that fits and is free.", profile.start_seconds, choice
+    idle = [server.id for server in choice.victims if server.state is State.READY]
+    if idle:
+        why = f"No slice that fits is free; idle {', '.join(idle)} would be stopped."
+        return "evict", why, profile.start_seconds, choice
+    why = f"No slice that fits is free; {', '.join(server.id for server in choice.victims)} stops already."
+    return "wait", why, profile.start_seconds, choice
 
 
 def _candidate(book: Book, fit: Fit, chosen: Fit | None) -> Candidate:

@@ -40,7 +40,8 @@ class Generation(msgspec.Struct):
 
     @property
     def greedy(self) -> bool:
-        """TGI's rule: the likeliest token each time, unless ``do_sample`` or a parameter of sampling asks otherwise."""
+        """TGI's rule: the likeliest token each time, unless ``do_sample`` or a parameter of sampling asks otherwise. (`read`
+        has already dropped the latter where ``do_sample`` is false in so many words.)"""
         return not self.parameters.get("do_sample") and not any(name in self.parameters for name in WARPERS)
 
     @property
@@ -48,20 +49,20 @@ class Generation(msgspec.Struct):
         """Whether the caller will be shown single tokens with their probabilities."""
         return bool(self.parameters.get("details") or "top_n_tokens" in self.parameters)
 
-    def refuse(self, name: str, engine: str, reason: str) -> Unprocessable:
-        """The error for a parameter that ``engine`` cannot do."""
+    def refuse(self, name: str, reason: str) -> Unprocessable:
+        """The error for a parameter that the engine cannot do."""
         where = f"{self.field}.{name}"
         return Unprocessable(f"`{where}` cannot be used here: {reason}", code="unsupported_parameter", param=where)
 
-    def mapped(self, engine: str, fields: Mapping[str, str], refused: Mapping[str, str]) -> dict[str, Any]:
-        """The parameters that ``engine`` takes as they are, under its own names (``fields``). Raises `Unprocessable` for
-        the first one in ``refused``; what is in neither, and in no table, the engine handles itself."""
+    def mapped(self, fields: Mapping[str, str], refused: Mapping[str, str]) -> dict[str, Any]:
+        """The parameters that an engine takes as they are, under its own names (``fields``). Raises `Unprocessable` for
+        the first one in ``refused``; what is in neither, the engine handles itself."""
         found: dict[str, Any] = {}
         for name, value in self.parameters.items():
             if (field := fields.get(name)) is not None:
                 found[field] = value
             elif (reason := refused.get(name)) is not None:
-                raise self.refuse(name, engine, reason)
+                raise self.refuse(name, reason)
         return found
 
 
@@ -308,6 +309,7 @@ def read(given: Mapping[str, object], field: str) -> dict[str, Any]:
     `Unprocessable` for one that no engine can do.
     """
     found: dict[str, Any] = {}
+    off = False
     for name, value in given.items():
         if value is None:
             continue
@@ -321,8 +323,10 @@ def read(given: Mapping[str, object], field: str) -> dict[str, Any]:
             raise InvalidRequest(f"`{field}.{name}` must be {wanted}.", param=f"{field}.{name}") from None
         if value not in rule.idle:
             found[known] = value
-    if found.get("temperature") == 0:
-        # Everybody means greedy by it, though TGI itself refuses it.
+        elif known == "do_sample":
+            off = True
+    if found.get("temperature") == 0 or off:
+        # Everybody means greedy by these two, though TGI itself refuses the one and samples in spite of the other.
         for name in (*WARPERS, "do_sample"):
             found.pop(name, None)
     return found

@@ -150,7 +150,7 @@ class LlamaCpp:
         body: dict[str, Any] = {"prompt": generation.prompt, "stream": generation.stream, **NEUTRAL}
         if generation.greedy:
             body["temperature"] = 0.0
-        body.update(generation.mapped("llama.cpp", FIELDS, REFUSED))
+        body.update(generation.mapped(FIELDS, REFUSED))
         if "seed" in given:
             body["seed"] = given["seed"] % 0xFFFFFFFF  # 32 bits here, and the largest means "any"
         if "suppress_tokens" in given:
@@ -159,9 +159,7 @@ class LlamaCpp:
             body["repeat_last_n"] = -1  # over the whole context, as everywhere else; 64 tokens by default
         if "grammar" in given:
             if "json" not in given["grammar"]:
-                raise generation.refuse(
-                    "grammar", "llama.cpp", "llama.cpp takes JSON schemas, not regular expressions."
-                )
+                raise generation.refuse("grammar", "llama.cpp takes JSON schemas, not regular expressions.")
             body["json_schema"] = given["grammar"]["json"]
         if generation.logprobs:
             body.setdefault("n_probs", 1)

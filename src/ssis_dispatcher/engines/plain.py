@@ -72,7 +72,7 @@ class Plain:
         """POST /v1/completions. Raises `Unprocessable`."""
         body: dict[str, Any] = {"model": served_as, "prompt": generation.prompt, "stream": generation.stream}
         body["temperature"] = 0.0 if generation.greedy else 1.0
-        body.update(generation.mapped("this server", FIELDS, REFUSED))
+        body.update(generation.mapped(FIELDS, REFUSED))
         if generation.logprobs:
             body.setdefault("logprobs", 1)
         if generation.stream:

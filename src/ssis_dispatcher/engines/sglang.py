@@ -160,8 +160,8 @@ class SGLang:
         if generation.greedy:
             sampling["temperature"] = 0.0
         elif "seed" in given:
-            raise generation.refuse("seed", "SGLang", "SGLang draws from one source for all requests of a server.")
-        sampling.update(generation.mapped("SGLang", FIELDS, REFUSED))
+            raise generation.refuse("seed", "SGLang draws from one source for all requests of a server.")
+        sampling.update(generation.mapped(FIELDS, REFUSED))
         if "suppress_tokens" in given:
             sampling["logit_bias"] = {str(token): -100.0 for token in given["suppress_tokens"]}
         if "grammar" in given:

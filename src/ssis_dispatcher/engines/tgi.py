@@ -144,7 +144,7 @@ class TGI:
 
     def ask(self, generation: Generation, served_as: str) -> Ask:
         """POST /. Raises `Unprocessable`."""
-        parameters = generation.mapped("TGI", FIELDS, REFUSED)
+        parameters = generation.mapped(FIELDS, REFUSED)
         if (grammar := generation.parameters.get("grammar")) is not None:
             ((kind, value),) = grammar.items()
             parameters["grammar"] = {"type": kind, "value": value}

@@ -162,7 +162,7 @@ class VLLM:
             body["stream_options"] = {"include_usage": True}
         if generation.greedy:
             body["temperature"] = 0.0
-        body.update(generation.mapped("vLLM", FIELDS, REFUSED))
+        body.update(generation.mapped(FIELDS, REFUSED))
         if "seed" in given:
             body["seed"] = given["seed"] % 2**63
         if "suppress_tokens" in given:
@@ -173,6 +173,6 @@ class VLLM:
             body.setdefault("logprobs", 0)
         if "decoder_input_details" in given:
             if generation.stream:
-                raise generation.refuse("decoder_input_details", "vLLM", "vLLM does not tell it in a stream.")
+                raise generation.refuse("decoder_input_details", "vLLM does not tell it in a stream.")
             body["prompt_logprobs"] = 0
         return Ask("/v1/completions", msgspec.json.encode(body), CompletionsReader())

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ssis_dispatcher.core.messages import CallerLimits, Model
 from ssis_dispatcher.core.slices import SliceKind
 from ssis_dispatcher.dispatcher import Dispatcher
 from ssis_dispatcher.engines.base import Engine
-from ssis_dispatcher.errors import NotFound
 from ssis_dispatcher.gateway.dialects.base import Dialect, Wish
 from ssis_dispatcher.gateway.door import Door
 from ssis_dispatcher.gateway.inference import Inference
@@ -35,16 +34,13 @@ class Parts:
     pool: Pool
     engines: Mapping[str, Engine]
     identify: Callable[[Wish], Model]
-    ssis: Dialect
-    openai: Dialect
-    tgi: Dialect
-    operations: Handler
+    dialects: tuple[Dialect, ...]
+    operations: ASGIApplication
     need_of: Callable[[str, str], Need | None]
     metrics: Metrics
     access: AccessLog | None = None
     heartbeat: float = 10.0
     patience: float | None = None
-    limits: Mapping[str, CallerLimits] = field(default_factory=dict)
 
 
 class Gateway:
@@ -62,38 +58,42 @@ class Gateway:
         self._held: dict[Inference, float] = {}
         self._tick: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        routes = [(method, path, dialect) for dialect in parts.dialects for method, path in dialect.routes]
+        self._exact = {(method, path): dialect for method, path, dialect in routes if not path.endswith("*")}
+        self._trees = [(path[:-1], method, dialect) for method, path, dialect in routes if path.endswith("*")]
 
     def admit(self, exchange: Exchange) -> Handler:
         """Whose request this is, and who handles it. Raises `DispatchError`."""
         method, path = exchange.method, exchange.path
-        dialect = self._dialect(method, path)
+        dialect = self._exact.get((method, path)) or self._below(method, path)
         if dialect is not None:
             inference = Inference(self, exchange, dialect, self._door.admit(exchange))
             exchange.tag = inference
             return inference.begin
         need = self._parts.need_of(method, path)
-        if need is None:
-            raise NotFound(f"There is no {method} {path} here. GET / names what there is.")
-        if need is not Need.PUBLIC:
-            self._door.admit(exchange).demand(need.value)
-        return self._parts.operations
+        if need is not None and need is not Need.PUBLIC:
+            exchange.tag = key = self._door.admit(exchange)
+            key.demand(need.value)
+        return self._operations
 
-    def _dialect(self, method: str, path: str) -> Dialect | None:
-        """Which wire format a request is in; None for everything that is not an inference request."""
-        if path.startswith("/v1/"):
-            return self._parts.openai if method == "POST" else None
-        if path == "/":
-            return self._parts.ssis if method == "POST" else None
-        if path.startswith("/models/"):
-            return self._parts.tgi
+    def _below(self, method: str, path: str) -> Dialect | None:
+        """The dialect that serves a whole tree of routes, this one among them."""
+        for start, wanted, dialect in self._trees:
+            if path.startswith(start) and wanted in (method, "*"):
+                return dialect
         return None
+
+    def visit(self, id: str) -> int | None:
+        """The number under which the fleet knows the request with this id; None when it is not here (any more)."""
+        inference = self.requests.get(id)
+        return None if inference is None else inference.visit.number
 
     def enter(self, inference: Inference, model: Model, size: int) -> None:
         """Ask the dispatcher for a seat."""
         exchange, key = inference.exchange, inference.key
         self.requests[exchange.id] = inference
         self.dispatcher.enter(
-            inference, model, key.name, size, exchange.id, self._parts.patience, key.limits
+            inference, model, key.name, size, exchange.id, self._parts.patience, limits_of(key)
         )
 
     # Held requests: one timer for all of them

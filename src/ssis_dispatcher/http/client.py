@@ -1,58 +1,313 @@
-"""Pooled upstream connections, with the same care in the other direction.
+"""Pooled upstream connections: which connection a request goes out on, what is tried again, and whom we leave alone for
+a while. How one connection reads replies is in `upstream`.
 
-INTERFACE (fixed; the insides are free).
+Inference has no side effects, so a request may be sent again as long as no byte of a reply has come: once, when its
+connection was refused, or was a reused one that the server had closed meanwhile; and only as long as retries stay a small
+share of the traffic, so that they cannot double the load of a server in trouble.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import asyncio
+from collections import deque
+from functools import lru_cache
 
-from ssis_dispatcher.errors import UpstreamError
+from ssis_dispatcher.errors import UpstreamError, UpstreamTimeout
+from ssis_dispatcher.http.heads import Header
+from ssis_dispatcher.http.limits import UpstreamLimits
+from ssis_dispatcher.http.upstream import Call, Receiver, UpstreamConnection
 
+__all__ = ["Call", "Pool", "Receiver", "UpstreamLimits"]
 
-class Receiver(Protocol):
-    """Who gets the reply. Calls come in the order head, body…, then exactly one of end and failed."""
+Address = tuple[str, int]
 
-    def on_head(self, status: int, headers: list[tuple[bytes, bytes]], length: int | None) -> None:
-        """Names are lower-case, hop-by-hop and framing headers are left out. ``length`` is that of the body, None when
-        it is chunked or ends with the connection."""
-
-    def on_body(self, data: bytes) -> None:
-        """Body bytes, framing removed."""
-
-    def on_end(self) -> None:
-        """The reply is complete as far as HTTP can tell."""
-
-    def on_failed(self, error: UpstreamError) -> None:
-        """Refused, broken, garbled, too late. Nothing follows."""
+_FORGET_AFTER = 60
+"""Ticks without any use after which an address is forgotten."""
 
 
-class Call:
-    """One request under way."""
+class Upstream:
+    """One address: its idle connections, the calls that wait for one, its circuit breaker."""
 
-    def cancel(self) -> None:
-        """Close the upstream connection; nothing is called after this."""
+    __slots__ = (
+        "_pool",
+        "address",
+        "connecting",
+        "failures",
+        "host",
+        "idle",
+        "open_until",
+        "pause",
+        "unused",
+        "waiting",
+    )
 
-    def pause(self) -> None:
-        """Stop reading from upstream."""
+    def __init__(self, pool: Pool, address: Address) -> None:
+        self._pool = pool
+        self.address = address
+        name = f"[{address[0]}]" if ":" in address[0] else address[0]
+        self.host = f"{name}:{address[1]}".encode()
+        self.idle: dict[UpstreamConnection, None] = {}  # in order of release; the newest is used first
+        self.waiting: deque[Call] = deque()
+        self.connecting = 0
+        self.failures = 0  # connections that failed in a row
+        self.open_until = 0.0  # while the breaker is open, calls fail at once
+        self.pause = pool.limits.breaker_pause
+        self.unused = 0
 
-    def resume(self) -> None: ...
+    def assign(self, call: Call) -> None:
+        """Give the call a connection: an idle one, or the next to be opened."""
+        if self.idle:
+            connection, _ = self.idle.popitem()
+            connection.begin(call)
+        else:
+            self.dial(call)
+
+    def dial(self, call: Call) -> None:
+        """Have the call wait for a new connection (or one that becomes idle sooner)."""
+        pool = self._pool
+        call.waited = 0.0
+        self.waiting.append(call)
+        if self.open_until > pool.time():
+            pool.loop.call_soon(self._fail_fast, call)
+        elif self.connecting < min(len(self.waiting), pool.limits.max_connecting):
+            self._connect()
+
+    def _connect(self) -> None:
+        self.connecting += 1
+        self._pool.connect(self)
+
+    def connected(self, connection: UpstreamConnection) -> None:
+        """A connection stands: the first who waits gets it."""
+        self.failures = 0
+        self.pause = self._pool.limits.breaker_pause
+        self.release(connection)
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """A connection is free."""
+        self.unused = 0
+        if self.waiting:
+            connection.begin(self.waiting.popleft())
+        else:
+            self.idle[connection] = None
+
+    def connect_ended(self) -> None:
+        """An attempt is over; those who still wait need another."""
+        self.connecting -= 1
+        while self.connecting < min(len(self.waiting), self._pool.limits.max_connecting):
+            self._connect()
+
+    def connect_failed(self, error: Exception) -> None:
+        """No connection: the first who waits bears it, and after too many in a row, everybody."""
+        pool = self._pool
+        self.failures += 1
+        if self.failures >= pool.limits.breaker_failures:
+            self.open_until = pool.time() + self.pause
+            self.pause = min(self.pause * 2, pool.limits.breaker_pause_most)
+            waiting, self.waiting = self.waiting, deque()
+            for call in waiting:
+                call.fail(self._unreachable(error))
+        elif self.waiting:
+            call = self.waiting.popleft()
+            if isinstance(error, ConnectionRefusedError) and self.may_retry(call):
+                call.timer = pool.loop.call_later(pool.limits.retry_pause, self.dial, call)
+            else:
+                call.fail(self._unreachable(error))
+
+    def count(self, error: UpstreamError) -> None:
+        """A call has failed."""
+        code = error.problem.code
+        self._pool.errors[code] = self._pool.errors.get(code, 0) + 1
+
+    def _unreachable(self, error: Exception) -> UpstreamError:
+        if isinstance(error, TimeoutError):
+            return self._too_slow()
+        why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        return UpstreamError(f"The inference server cannot be reached: {why}.", code="upstream_unreachable")
+
+    def _fail_fast(self, call: Call) -> None:
+        if call not in self.waiting:  # cancelled meanwhile, or served after all
+            return
+        self.waiting.remove(call)
+        call.fail(
+            UpstreamError(
+                "The inference server could not be reached several times in a row; it is left alone for a moment.",
+                code="upstream_unreachable",
+                retry_after=max(0.0, self.open_until - self._pool.time()),
+            )
+        )
+
+    def _too_slow(self) -> UpstreamTimeout:
+        limit = self._pool.limits.connect_timeout
+        return UpstreamTimeout(
+            f"There was no connection to the inference server within {limit:g} seconds.",
+            code="upstream_connect_timeout",
+        )
+
+    def may_retry(self, call: Call) -> bool:
+        """Whether this call may be sent once more; takes it from the budget."""
+        if call.retried or not self._pool.spend_retry():
+            return False
+        call.retried = True
+        return True
+
+    def look(self, seconds: float) -> bool:
+        """Called by the sweep, ``seconds`` after the last time. Returns whether this address can be forgotten."""
+        limit = self._pool.limits.connect_timeout
+        for call in list(self.waiting):
+            call.waited += seconds
+            if call.waited > limit:
+                self.waiting.remove(call)
+                call.fail(self._too_slow())
+        self.unused += 1
+        return (
+            self.unused > _FORGET_AFTER
+            and not (self.idle or self.waiting or self.connecting)
+            and self.open_until < self._pool.time()
+        )
 
 
 class Pool:
-    """Connections to any number of upstreams, by ``(host, port)``."""
+    """Connections to any number of upstreams, by ``(host, port)``. Made inside the running loop."""
+
+    def __init__(self, limits: UpstreamLimits | None = None) -> None:
+        self.limits = limits or UpstreamLimits()
+        self.loop = asyncio.get_running_loop()
+        self.time = self.loop.time
+        self.connections: set[UpstreamConnection] = set()
+        self.sent = 0
+        """Requests, without retries."""
+        self.retries = 0
+        self.opened = 0
+        """Connections ever made."""
+        self.errors: dict[str, int] = {}
+        """Failed calls by code."""
+        self._upstreams: dict[Address, Upstream] = {}
+        self._credit = float(self.limits.retry_reserve)
+        self._dialling: set[asyncio.Task[None]] = set()
+        self._looked = self.time()
+        self._sweeper: asyncio.TimerHandle | None = self.loop.call_later(self.limits.tick, self._sweep)
+        self._emptied: asyncio.Future[None] | None = None
 
     def send(
         self,
-        address: tuple[str, int],
+        address: Address,
         method: str,
         target: bytes,
-        headers: list[tuple[bytes, bytes]],
+        headers: list[Header],
         body: bytes,
         receiver: Receiver,
         host: bytes | None = None,
+        first_byte_timeout: float | None = None,
     ) -> Call:
-        """Start one request on a pooled or new connection. ``host`` overrides the Host header (Kourier)."""
-        raise NotImplementedError
+        """Start one request on a pooled or new connection. ``headers`` are lower-case and without framing; ``host`` overrides
+        the Host header (Kourier), ``first_byte_timeout`` the limit. Nothing is called before this returns. Raises
+        ValueError for a target or header that would break the framing."""
+        upstream = self._upstreams.get(address)
+        if upstream is None:
+            upstream = self._upstreams[address] = Upstream(self, address)
+        parts = [
+            _request_line(method, target),
+            b"host: ",
+            host or upstream.host,
+            b"\r\naccept-encoding: identity\r\n",
+        ]
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+        if body or method in ("POST", "PUT", "PATCH"):
+            parts.append(b"content-length: %d\r\n" % len(body))
+        parts.append(b"\r\n")
+        head = b"".join(parts)
+        if head.count(b"\n") != head.count(b"\r\n") or head.find(b"\r\n\r\n") != len(head) - 4:
+            raise ValueError("A header has a line break in it.")
+        self.sent += 1
+        if self._credit < self.limits.retry_reserve:
+            self._credit += self.limits.retry_budget
+        call = Call(upstream, receiver, head, body, method == "HEAD")
+        call.first_byte_timeout = first_byte_timeout or self.limits.first_byte_timeout
+        upstream.assign(call)
+        return call
 
-    async def close(self) -> None: ...
+    def spend_retry(self) -> bool:
+        """Whether the budget has a retry left; takes it."""
+        if self._credit < 1.0:
+            return False
+        self._credit -= 1.0
+        self.retries += 1
+        return True
+
+    def connect(self, upstream: Upstream) -> None:
+        """Open a connection. A task, because resolving and connecting wait; one for each connection, not for each request."""
+        task = self.loop.create_task(self._connect(upstream))
+        self._dialling.add(task)
+        task.add_done_callback(self._dialling.discard)
+
+    async def _connect(self, upstream: Upstream) -> None:
+        host, port = upstream.address
+        try:
+            async with asyncio.timeout(self.limits.connect_timeout):
+                await self.loop.create_connection(lambda: UpstreamConnection(self, upstream), host, port)
+            self.opened += 1
+        except (OSError, UnicodeError) as error:  # no such name, refused, too late; a name that cannot be one
+            upstream.connect_failed(error)
+        finally:
+            upstream.connect_ended()
+
+    def _sweep(self) -> None:
+        now = self.time()
+        seconds, self._looked = now - self._looked, now
+        for connection in list(self.connections):
+            connection.look(seconds)
+        for address, upstream in list(self._upstreams.items()):
+            if upstream.look(seconds):
+                del self._upstreams[address]
+        self._sweeper = self.loop.call_later(self.limits.tick, self._sweep)
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        """A connection is gone."""
+        self.connections.discard(connection)
+        if not self.connections and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    async def close(self) -> None:
+        """Cut everything off. Calls under way fail. Returns when all connections are gone."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        dialling = list(self._dialling)
+        for task in dialling:
+            task.cancel()
+        await asyncio.gather(*dialling, return_exceptions=True)
+        for upstream in self._upstreams.values():
+            waiting, upstream.waiting = upstream.waiting, deque()
+            for call in waiting:
+                call.fail(UpstreamError("The dispatcher is shutting down.", code="shutting_down"))
+        for connection in list(self.connections):
+            connection.abort()
+        if self.connections:
+            self._emptied = self.loop.create_future()
+            await self._emptied
+        self._upstreams.clear()
+
+    def statistics(self) -> dict[str, int]:
+        """Plain numbers: connections (all, idle), requests, retries, and failed calls by code."""
+        failed = {f"failed_{code}": count for code, count in sorted(self.errors.items())}
+        return {
+            "connections": len(self.connections),
+            "idle": sum(len(upstream.idle) for upstream in self._upstreams.values()),
+            "waiting": sum(len(upstream.waiting) for upstream in self._upstreams.values()),
+            "opened": self.opened,
+            "sent": self.sent,
+            "retries": self.retries,
+            **failed,
+        }
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.statistics()}>"
+
+
+@lru_cache(maxsize=256)
+def _request_line(method: str, target: bytes) -> bytes:
+    """Raises ValueError for what would not be one line of three words."""
+    if not method.isalpha() or not target.startswith(b"/") or any(byte <= 32 or byte >= 127 for byte in target):
+        raise ValueError("Not a method, or not a target in origin form.")
+    return b"%b %b HTTP/1.1\r\n" % (method.encode(), target)

@@ -124,6 +124,11 @@ class Exchange:
         """The value of a header, by its lower-case name. Where a list header is repeated, this is its last line."""
         return self._index.get(name)
 
+    @property
+    def paused(self) -> bool:
+        """The client reads more slowly than is written: `on_resume` will say when to go on."""
+        return self._connection.congested
+
     def reply(
         self,
         status: int,
@@ -145,7 +150,7 @@ class Exchange:
             raise RuntimeError("The reply has already begun.")
         self.status = status
         connection = self._connection
-        keep = self.keep = self.keep and connection.stays()
+        self.keep = self.keep and connection.stays()
         parts = [status_line(status), connection.date(), b"x-request-id: ", self.id.encode(), b"\r\n"]
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
@@ -159,7 +164,7 @@ class Exchange:
         else:
             parts.append(b"\r\n")
         head = b"".join(parts)
-        if keep is self.keep and self._framing == _COUNTED and length:
+        if self._left and self._framing == _COUNTED:
             self._head = head
         else:
             connection.write(head)

@@ -112,7 +112,9 @@ def parse_target(target: bytes) -> tuple[str, bytes]:
     except UnicodeDecodeError:
         raise refusal(400, "invalid_target", "The path is not UTF-8.") from None
     if _BAD_PATH.search(path):
-        raise refusal(400, "invalid_target", "The path has empty or dotted segments, backslashes or control characters.")
+        raise refusal(
+            400, "invalid_target", "The path has empty or dotted segments, backslashes or control characters."
+        )
     return path, query
 
 
@@ -120,14 +122,18 @@ def check_coding(headers: Mapping[bytes, bytes], old: bool) -> bool:
     """Whether the body is chunked. ``old`` is HTTP/1.0. Raises `DispatchError`: 400, 415, 501."""
     coding = headers.get(b"content-encoding")
     if coding is not None and coding.strip().lower() not in (b"", b"identity"):
-        raise refusal(415, "unsupported_encoding", "Send the body without Content-Encoding: it is not decompressed here.")
+        raise refusal(
+            415, "unsupported_encoding", "Send the body without Content-Encoding: it is not decompressed here."
+        )
     transfer = headers.get(b"transfer-encoding")
     if transfer is None:
         return False
     if old:
         raise refusal(400, "invalid_framing", "HTTP/1.0 has no Transfer-Encoding.")
     if transfer.strip().lower() != b"chunked":
-        raise refusal(501, "unsupported_transfer_encoding", "The only Transfer-Encoding that is understood is 'chunked'.")
+        raise refusal(
+            501, "unsupported_transfer_encoding", "The only Transfer-Encoding that is understood is 'chunked'."
+        )
     return True
 
 

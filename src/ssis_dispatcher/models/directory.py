@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import difflib
 import threading
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Protocol
 
 import msgspec
 
@@ -25,12 +24,10 @@ from ssis_dispatcher.errors import InvalidRequest, ModelNotServable, Unprocessab
 from ssis_dispatcher.models.access import PUBLIC, Access
 from ssis_dispatcher.models.catalogue import Catalogue, Entry
 from ssis_dispatcher.models.download import Progress
-from ssis_dispatcher.models.lessons import Lessons
 from ssis_dispatcher.models.naming import is_revision, parse_name
-from ssis_dispatcher.models.profiles import GPU_KINDS, Defaults, profile
+from ssis_dispatcher.models.profiles import GPU_KINDS, Defaults, Learned, profile
 from ssis_dispatcher.models.sources import Held, Source, Sources
-
-T = TypeVar("T")
+from ssis_dispatcher.models.threads import Threads
 
 _MOST_KNOWN = 4096
 _LONGEST_CONTEXT = 1 << 24
@@ -47,9 +44,22 @@ class Served(msgspec.Struct, frozen=True):
     parallel: tuple[int, ...] = (2, 4, 8)
 
 
+class Lessons(Protocol):
+    """What launches taught."""
+
+    def outcomes(self, model: Model, kinds: Collection[str]) -> Iterable[tuple[str, int, float]]:
+        """How launches on slices of these kinds went: ``ready`` or ``out_of_memory``, the slices' MiB, the seconds."""
+
+    def remember(self, fact: Remember) -> None:
+        """Keep one more."""
+
+    def forget(self, id: str) -> None:
+        """Drop what is known of the model id."""
+
+
 class Directory:
     """``engines`` by name, ``default_engine`` one of them; ``running`` tells the keys of the models that have servers: their
-    files stay in the cache. Not thread-safe: one event loop uses it, or one command."""
+    files stay in the cache. Not thread-safe: one event loop uses it."""
 
     def __init__(
         self,
@@ -71,10 +81,12 @@ class Directory:
         self._defaults = defaults
         self._running = running
         self._meant: dict[tuple[object, ...], tuple[Model, Source]] = {}
+        self._scoped: dict[tuple[str, str], Model] = {}
         self._tokens: dict[str, str] = {}
         self._held: dict[str, Held] = {}
-        self._asking = ThreadPoolExecutor(8, thread_name_prefix="models-ask")
-        self._fetching = ThreadPoolExecutor(8, thread_name_prefix="models-fetch")
+        self._asking = Threads(8, "models-ask")
+        self._fetching = Threads(8, "models-fetch")
+        self._downloads: set[threading.Event] = set()
 
     # Which model a request means
 
@@ -96,27 +108,20 @@ class Directory:
         wish = (id, revision, engine, context, env)
         known = self._meant.get(wish)
         if known is None:
-            known = self._find(id, revision, engine, context, env)
-            if len(self._meant) >= _MOST_KNOWN:
-                self._meant.clear()
-            self._meant[wish] = known
+            known = self._meant[wish] = self._find(id, revision, engine, context, env)
+            _bound(self._meant)
         model, source = known
         if not token or not source.repo:
             return model
         scope = self._access.scope(source.repo, token)
         if scope == PUBLIC:
             return model
-        own = Model.of(
-            model.id,
-            revision=model.revision,
-            engine=model.engine,
-            arguments=model.arguments,
-            scope=scope,
-            context=model.context,
-        )
-        if len(self._tokens) >= _MOST_KNOWN:
-            del self._tokens[next(iter(self._tokens))]
+        own = self._scoped.get((model.key, scope))
+        if own is None:
+            own = self._scoped[model.key, scope] = _in_scope(model, scope)
+            _bound(self._scoped)
         self._tokens[own.key] = token
+        _bound(self._tokens)
         return own
 
     def acquainted(self, id: str, token: str | None) -> bool:
@@ -129,7 +134,7 @@ class Directory:
         """Ask the hub about this token. Ends within the hub's time-out, and never raises: without an answer all is as
         before."""
         if repo := self._repo(id):
-            await self._in_thread(self._asking, self._access.ask, repo, token)
+            await self._asking.run(lambda: self._access.ask(repo, token))
 
     # What it needs, and where its files are
 
@@ -137,12 +142,12 @@ class Directory:
         """What ``model`` needs. Raises `ModelNotServable`, `Forbidden`, `Unprocessable`, `Unavailable`."""
         served, source = self._engines[model.engine], self._source(model)
         token = self.token_of(model)
-        facts = await self._in_thread(self._asking, self._sources.facts, source, served.files, token)
+        facts = await self._asking.run(lambda: self._sources.facts(source, served.files, token))
         return profile(
             facts,
             context=model.context,
             entry=self._entry(model),
-            learned=self._lessons.about(model, served.kinds),
+            learned=Learned.of(self._lessons.outcomes(model, served.kinds)),
             engine_seats=served.engine.seats,
             kinds=served.kinds,
             parallel=served.parallel,
@@ -155,24 +160,23 @@ class Directory:
 
         The file stays in the cache until `running` names the model no more.
         """
+        source, token = self._source(model), self.token_of(model)
         if not self._engines[model.engine].files:
-            return self._sources.loaded_as(self._source(model))
-        self._let_go()
+            return self._sources.loaded_as(source)
+        self._let_go(set(self._running()))
         loop, cancelled = asyncio.get_running_loop(), threading.Event()
 
         def moved(done: int, total: int | None) -> None:
             if progress is not None and not cancelled.is_set():
                 loop.call_soon_threadsafe(progress, done, total)
 
+        self._downloads.add(cancelled)
         try:
-            held = await self._in_thread(
-                self._fetching, self._sources.hold, self._source(model), self.token_of(model), moved, cancelled
-            )
-        except asyncio.CancelledError:
+            held = await self._fetching.run(lambda: self._sources.hold(source, token, moved, cancelled), Held.release)
+        finally:
             cancelled.set()
-            raise
-        if (before := self._held.pop(model.key, None)) is not None:
-            before.release()
+            self._downloads.discard(cancelled)
+        self._let_go(self._held.keys() - {model.key})
         self._held[model.key] = held
         return str(held.path)
 
@@ -190,6 +194,10 @@ class Directory:
         """Keep what a launch taught."""
         self._lessons.remember(fact)
 
+    def forget(self, id: str) -> None:
+        """Drop what launches of the model id taught."""
+        self._lessons.forget(id)
+
     def change_catalogue(self, catalogue: Catalogue) -> list[str]:
         """Use another catalogue from now on; returns the names whose entries changed, came or went."""
         before, self.catalogue = self.catalogue.entries, catalogue
@@ -197,10 +205,10 @@ class Directory:
         return [name for name in {**before, **catalogue.entries} if before.get(name) != catalogue.get(name)]
 
     def close(self) -> None:
-        """Let go of files and threads. Downloads that still run keep what they have for the next time."""
-        self._let_go(everything=True)
-        self._asking.shutdown(wait=False, cancel_futures=True)
-        self._fetching.shutdown(wait=False, cancel_futures=True)
+        """Let go of files and end downloads; what they have is kept for the next time."""
+        for cancelled in self._downloads:
+            cancelled.set()
+        self._let_go(())
 
     def _find(
         self, id: str, revision: str, engine: str, context: int | None, env: tuple[tuple[str, str], ...]
@@ -252,7 +260,11 @@ class Directory:
         return chosen
 
     def _source(self, model: Model) -> Source:
-        return Source.of(parse_name(model.id), self._entry(model), model.revision)
+        """Where ``model`` comes from, by the catalogue of now: a name that is gone from it is never looked for elsewhere."""
+        name, entry = parse_name(model.id), self._entry(model)
+        if entry is None and name.bare:
+            raise ModelNotServable(f"There is no model {model.id!r} here any more. {self._offer()}", param="model")
+        return Source.of(name, entry, model.revision)
 
     def _entry(self, model: Model) -> Entry | None:
         return self.catalogue.get(model.id)
@@ -279,14 +291,27 @@ class Directory:
         hub = "models of the hub as 'org/name'" if whole else "models of the hub that have GGUF files, as 'org/name'"
         return f"Here are: {some}; and {hub}{' or org/name:Q4_K_M' if files and not whole else ''}."
 
-    def _let_go(self, everything: bool = False) -> None:
-        """Give back the files of models that have no server any more."""
-        running = () if everything else self._running()
-        for key in [key for key in self._held if key not in running]:
+    def _let_go(self, kept: Collection[str]) -> None:
+        """Give back all files but those of the models with these keys."""
+        for key in [key for key in self._held if key not in kept]:
             self._held.pop(key).release()
 
-    async def _in_thread(self, pool: ThreadPoolExecutor, call: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(pool, call, *arguments)
+
+def _in_scope(model: Model, scope: str) -> Model:
+    return Model.of(
+        model.id,
+        revision=model.revision,
+        engine=model.engine,
+        arguments=model.arguments,
+        scope=scope,
+        context=model.context,
+    )
+
+
+def _bound(known: dict[Any, Any]) -> None:
+    """Keep what callers can make grow within bounds: the oldest goes."""
+    if len(known) > _MOST_KNOWN:
+        del known[next(iter(known))]
 
 
 def _revision(text: str) -> str:

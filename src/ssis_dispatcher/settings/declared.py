@@ -6,6 +6,7 @@ the command line. Durations are seconds and sizes are bytes, whatever they were 
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -280,3 +281,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Url | None, Setting("client", "The dispatcher that `ssis ask` and its like talk to; none: `host` and `port`.")
     ] = None
     api_key: Annotated[str | None, Setting("client", "The API key that they send.", secret=True)] = None
+
+    @property
+    def listens_on_loopback(self) -> bool:
+        """Whether only this machine can reach ``host``. That, and never who calls, decides whether keys are needed."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ssis_dispatcher.assembly.doctor import Check, doctor, places
+from ssis_dispatcher.assembly.doctor import Check, doctor
 from ssis_dispatcher.settings import Settings
 
 NewSettings = Callable[..., Settings]
@@ -47,7 +48,7 @@ def test_a_look_that_fails_hides_no_other(settings: NewSettings, monkeypatch: py
     def broken(path: Path) -> None:
         raise RuntimeError("the disk is on fire")
 
-    monkeypatch.setattr(places.shutil, "disk_usage", broken)
+    monkeypatch.setattr(shutil, "disk_usage", broken)
     found = {check.name: check for check in doctor(settings())}
 
     assert found["cache directory"] == Check(

@@ -20,7 +20,7 @@ NewSettings = Callable[..., Settings]
 def test_open_files_must_suffice_for_all_connections_and_their_servers(
     settings: NewSettings, monkeypatch: pytest.MonkeyPatch, hard: int, ok: bool | None
 ) -> None:
-    monkeypatch.setattr(machine.resource, "getrlimit", lambda which: (1_024, hard))
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (1_024, hard))
     check = machine.open_files(settings(max_connections=20_000))
 
     assert check.ok is ok

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,8 +51,6 @@ def listener() -> Iterator[socket.socket]:
 
 
 def test_a_hub_that_says_anything_is_reached(settings: NewSettings, listener: socket.socket) -> None:
-    import threading
-
     def answer() -> None:
         connection, _ = listener.accept()
         with connection:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ssis_dispatcher.assembly.doctor import runtime
+from ssis_dispatcher.models import catalogue
 from ssis_dispatcher.settings import Settings
 
 NewSettings = Callable[..., Settings]
@@ -129,9 +130,8 @@ def test_another_version_of_the_engine_is_worth_a_word(settings: NewSettings, ch
 
 
 def test_a_damaged_demo_model_is_found(settings: NewSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "demo.gguf").write_bytes(b"GGUF, but not all of it")
-    monkeypatch.setattr(runtime.resources, "files", lambda package: tmp_path)
+    (tmp_path / "demo.gguf").write_bytes(b"GGUF, but not all of it")
+    monkeypatch.setattr(catalogue, "demo_path", lambda: tmp_path / "demo.gguf")
     check = runtime.demo_model(settings())
 
     assert check.ok is False
@@ -140,7 +140,7 @@ def test_a_damaged_demo_model_is_found(settings: NewSettings, monkeypatch: pytes
 
 
 def test_a_missing_demo_model_is_found(settings: NewSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(runtime.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(catalogue, "demo_path", lambda: tmp_path / "demo.gguf")
     check = runtime.demo_model(settings())
 
     assert check.ok is False

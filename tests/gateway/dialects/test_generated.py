@@ -25,8 +25,13 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "llamacpp": (
         "/completion",
         {
-            **{"prompt": "Once upon", "stream": False, "temperature": 0.0, "top_k": 0, "top_p": 1.0},  # noqa: PIE800
-            **{"min_p": 0.0, "n_predict": 20},  # noqa: PIE800
+            "prompt": "Once upon",
+            "stream": False,
+            "n_predict": 20,
+            "temperature": 0.0,
+            "top_k": 0,
+            "top_p": 1.0,
+            "min_p": 0.0,
         },
     ),
     "tgi": (
@@ -96,11 +101,18 @@ STREAMED = {
 
 TRANSLATED = sorted(STREAMED)
 
-SHOWN = (
-    b'data:{"index":1,"token":{"id":261,"text":" a","logprob":null,"special":false},"generated_text":null,"details":null}\n\n'
-    b'data:{"index":2,"token":{"id":383,"text":" time","logprob":null,"special":false},"generated_text":null,"details":null}\n\n'
-    b'data:{"index":3,"token":{"id":383,"text":"","logprob":null,"special":true},"generated_text":"%b","details":%b}\n\n'
+TOKEN = (
+    b'data:{"index":%d,"token":{"id":%d,"text":"%b","logprob":null,"special":%b},"generated_text":%b,"details":%b}\n\n'
 )
+
+
+def shown(text: bytes, details: bytes) -> bytes:
+    """The two tokens of `STREAMED`, and the end."""
+    first = TOKEN % (1, 261, b" a", b"false", b"null", b"null")
+    second = TOKEN % (2, 383, b" time", b"false", b"null", b"null")
+    return first + second + TOKEN % (3, 383, b"", b"true", b'"%b"' % text, details)
+
+
 DETAILS = b'{"finish_reason":"eos_token","generated_tokens":2,"seed":null,"input_length":2}'
 
 
@@ -163,7 +175,7 @@ def test_a_stream_comes_in_tgis_events_whichever_engine_served_it(
     assert msgspec.json.decode(upstream.body)["stream"] is True
     status, content_type, out = played(upstream.reply, STREAMED[engine], content_type=b"text/event-stream", size=size)
     assert (status, content_type) == (200, b"text/event-stream")
-    assert out == SHOWN % (b"Once upon a time", b"null")
+    assert out == shown(b"Once upon a time", b"null")
     assert SSIS().complete(out[-4096:], True, content_type)
 
 
@@ -171,7 +183,7 @@ def test_a_stream_comes_in_tgis_events_whichever_engine_served_it(
 def test_generate_stream_gives_no_prompt_back_and_details_when_asked(engine: str, read: Read, played: Played) -> None:
     request = read(TGI(), "/models/demo/generate_stream", {"inputs": "Once upon", "parameters": {"details": True}})
     out = played(TGI().adapt(request, ENGINES[engine], "served").reply, STREAMED[engine])[2]
-    assert out == SHOWN % (b" a time", DETAILS)
+    assert out == shown(b" a time", DETAILS)
 
 
 @pytest.mark.parametrize("engine", TRANSLATED)

@@ -1,4 +1,4 @@
-"""A dispatcher with a real fleet on a platform in memory, and the operations application in front of it."""
+"""A dispatcher with a real fleet on the fake launcher, and the operations application in front of it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ from ssis_dispatcher.core import views
 from ssis_dispatcher.core.fleet import Fleet
 from ssis_dispatcher.core.messages import (
     Failure,
-    InventoryChanged,
-    Launch,
+    FailureKind,
     Model,
     Remember,
-    ServerProgressed,
-    ServerReady,
 )
 from ssis_dispatcher.core.placement import Plan
 from ssis_dispatcher.core.policy import Policy
@@ -32,52 +29,18 @@ from ssis_dispatcher.gateway.broadcast import Broadcast
 from ssis_dispatcher.gateway.dialects.base import Wish
 from ssis_dispatcher.gateway.limits import Key, KeyRecord, Role
 from ssis_dispatcher.gateway.operations import KEY, Operations, operations
-from ssis_dispatcher.launchers.base import LaunchFailed, Report
+from ssis_dispatcher.launchers.fake import FakeLauncher, Outcome
 
 MIB = 2**20
 POOLS = (Pool("node-1", cpu_slice(1024), 1), Pool("node-1", cpu_slice(4096), 1))
 
 
-class Platform:
-    """A launcher whose servers are ready when the test says so (`open`, from the start), or fail."""
-
-    name = "test"
-
-    def __init__(self) -> None:
-        self.pools: tuple[Pool, ...] = POOLS
-        self.open = asyncio.Event()
-        self.open.set()
-        self.failure: Failure | None = None
-        self.printed: dict[str, list[str]] = {}
-
-    async def watch(self, report: Report) -> None:
-        if self.pools:
-            report(InventoryChanged("launcher", self.pools))
-        await asyncio.Event().wait()
-
-    async def launch(self, order: Launch, report: Report) -> ServerReady:
-        self.printed[order.server] = [f"loading {order.model.id}"]
-        report(ServerProgressed("launcher", order.server, "loading", "1 of 2 files"))
-        await self.open.wait()
-        if self.failure is not None:
-            raise LaunchFailed(self.failure)
-        return ServerReady("launcher", order.server, "127.0.0.1:9")
-
-    async def stop(self, server: str, grace: float) -> None:
-        return None
-
-    def logs(self, server: str) -> list[str]:
-        return self.printed.get(server, [])
-
-    async def close(self) -> None:
-        return None
-
-
 class House:
-    """The parts, and what a test wants to do with them."""
+    """The parts, and what a test wants to do with them. ``outcome`` is what becomes of the launches to come."""
 
     def __init__(self) -> None:
-        self.platform = Platform()
+        self.outcome = Outcome(phases=((0.0, "loading"),))
+        self.platform = FakeLauncher(POOLS, lambda order: self.outcome)
         self.broadcast = Broadcast()
         self.numbers: dict[str, int] = {}
         self.names = ["demo", "org/large"]
@@ -85,7 +48,7 @@ class House:
         self.unready: Problem | None = None
         self.weights = {"org/large": 64 * 1024 * MIB}
         self.dispatcher = Dispatcher(
-            Fleet(Policy(launches_per_minute=1_000)),
+            Fleet(Policy(launches_per_minute=1_000, slices_per_caller=1_000)),
             self.platform,
             describe=self._describe,
             remember=self._remember,
@@ -134,12 +97,20 @@ class House:
         return Wire(Door(self, Key(_record("admin", ("*",)))), method, path, headers)
 
     async def until(self, fact: Callable[[], bool]) -> None:
-        """Let the loop run until ``fact``. Nothing here waits for time, so a few turns are enough, or it never comes."""
+        """Let the loop run, without any time passing, until ``fact``: a few turns are enough, or it never comes."""
         for _ in range(100):
             if fact():
                 return
             await asyncio.sleep(0)
         raise AssertionError(f"it did not come about: {self.dispatcher.fleet!r}")
+
+    def load_slowly(self) -> None:
+        """Let launches take five seconds, of virtual time, from now on."""
+        self.outcome = Outcome(5.0, phases=((0.0, "loading"),))
+
+    def load_in_vain(self, message: str) -> None:
+        """Let launches fail after five seconds from now on."""
+        self.outcome = Outcome(5.0, Failure(FailureKind.MISCONFIGURED, message), phases=((0.0, "loading"),))
 
     def loading(self) -> bool:
         """Whether a server has said that it loads."""
@@ -147,7 +118,6 @@ class House:
 
     async def ready(self, model: str = "demo") -> str:
         """Have a server for ``model``, idle; its id."""
-        self.platform.open.set()
         async with self.dispatcher.seat(self.identify(Wish(model)), "somebody", "r-0") as endpoint:
             return endpoint.server
 

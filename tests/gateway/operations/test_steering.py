@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ssis_dispatcher.core.messages import Failure, FailureKind
 from ssis_dispatcher.gateway.dialects.base import Wish
 
 if TYPE_CHECKING:
     from tests.gateway.operations.conftest import House
+
+pytestmark = pytest.mark.looptime
 
 # Stopping
 
@@ -45,14 +47,13 @@ async def test_a_server_that_does_not_exist_cannot_be_stopped(house: House) -> N
 
 
 async def test_warming_a_model_starts_its_server_and_ends_when_it_is_ready(house: House) -> None:
-    house.platform.open.clear()
+    house.load_slowly()
     async with house.client() as client:
         reply = await client.post("/api/models/warm", json={"model": "demo"})
         id = reply.json()["request"]
         await house.until(lambda: bool(house.dispatcher.fleet.book.servers))
         waiting = (await client.get(f"/api/requests/{id}")).json()
-        house.platform.open.set()
-        await house.until(lambda: any(server.address for server in house.dispatcher.fleet.book.servers.values()))
+        await asyncio.sleep(6)
         over = await client.get(f"/api/requests/{id}")
         (server,) = (await client.get("/api/servers")).json()["servers"]
 
@@ -75,13 +76,10 @@ async def test_warming_a_warm_model_leaves_everything_as_it_is(house: House) -> 
 
 
 async def test_whoever_follows_a_warming_that_fails_is_told_why(house: House) -> None:
-    house.platform.open.clear()
-    house.platform.failure = Failure(FailureKind.MISCONFIGURED, "the file is damaged")
+    house.load_in_vain("the file is damaged")
     async with house.client() as client:
         id = (await client.post("/api/models/warm", json={"model": "demo"})).json()["request"]
-        await house.until(lambda: bool(house.dispatcher.fleet.book.servers))
-        house.platform.open.set()
-        await house.until(lambda: not house.dispatcher.fleet.book.waiting)
+        await asyncio.sleep(6)
         told = await client.get(f"/api/requests/{id}")
 
     assert (told.status_code, told.json()["code"]) == (503, "model_failed")
@@ -108,7 +106,7 @@ async def test_a_model_that_fits_nowhere_is_refused_with_the_arithmetic(house: H
 
 
 async def test_only_so_many_refusals_are_kept(house: House) -> None:
-    house.platform.open.clear()
+    house.load_slowly()
     async with house.client() as client:
         replies = [await client.post("/api/models/warm", json={"model": f"org/m{n}"}) for n in range(260)]
         ids = [reply.json()["request"] for reply in replies]

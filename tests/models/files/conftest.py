@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -62,6 +63,8 @@ class Handler(BaseHTTPRequestHandler):
         hub.asked.append((self.command, self.headers.get("Range", ""), token))
         if hub.down:
             return self._status(503)
+        if self.path.startswith("/api/models/"):
+            return self._api(token)
         cdn = self.path.startswith("/cdn/")
         match = re.fullmatch(
             r"/(?:cdn/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)", unquote(self.path)
@@ -77,6 +80,24 @@ class Handler(BaseHTTPRequestHandler):
         if hub.statuses and (status := hub.statuses.pop(0)):
             return self._status(status)
         self._send(content)
+
+    def _api(self, token: str) -> None:
+        """``/api/models/org/name`` lists the files; ``/auth-check`` behind it tells whether the token may read them."""
+        repo = "/".join(self.path.partition("?")[0].split("/")[3:5])
+        files = {
+            key.removeprefix(f"{repo}/"): body for key, body in self.hub.files.items() if key.startswith(f"{repo}/")
+        }
+        if not files:
+            return self._status(404, "RepoNotFound")
+        if "/auth-check" in self.path:
+            readable = self.hub.readers is None or token in self.hub.readers
+            return self._status(200) if readable else self._status(403, "GatedRepo")
+        siblings = [{"rfilename": name, "size": len(body)} for name, body in files.items()]
+        body = json.dumps({"id": repo, "siblings": siblings}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def _describe(self, content: bytes) -> None:
         digest = hashlib.sha256(content).hexdigest()

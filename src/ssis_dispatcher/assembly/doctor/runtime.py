@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib import metadata, resources
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 from ssis_dispatcher.assembly.doctor.check import Check
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from ssis_dispatcher.settings import Settings
 
 OLDEST = (3, 11)
-
-DEMO_SHA256 = "0334f9f1c3c8e6dc17c12bfa0d27d39c06f6e8dc40aa62b04e5bce8552f2e6af"
-"""Of ``data/demo.gguf``."""
 
 _CHILD_SECONDS = 30.0
 """Far more than any import takes; a look must end."""
@@ -102,7 +99,10 @@ def _pinned(name: str) -> str:
 
 def demo_model(settings: Settings) -> Check:
     """The packaged model, so that the first answer needs no download."""
-    file = resources.files("ssis_dispatcher").joinpath("data", "demo.gguf")
+    from ssis_dispatcher.models.catalogue import demo_path
+    from ssis_dispatcher.models.sources import DEMO_SHA256
+
+    file = demo_path()
     try:
         data = file.read_bytes()
     except OSError as error:

@@ -63,7 +63,7 @@ class OpenAI:
     """OpenAI's dialect."""
 
     name = "openai"
-    routes = (("POST", "/v1/*"),)
+    routes: tuple[tuple[str, str], ...] = (("POST", "/v1/*"),)
 
     def read(self, method: str, path: str, query: bytes, headers: Headers, body: bytes) -> InferenceRequest:
         fields = decoded(_routing, body)

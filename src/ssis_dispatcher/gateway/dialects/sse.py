@@ -6,8 +6,15 @@ are looked at. Shared by the dialects; the gateway writes `heartbeat` while a st
 
 from __future__ import annotations
 
+import msgspec
+
+TAIL = 4096
+"""Bytes of a reply's end that are looked at."""
+
 EVENT_STREAM = b"text/event-stream"
 
+
+_skim = msgspec.json.Decoder(msgspec.Raw).decode
 
 _ERRORS = (b'data:{"error"', b'data: {"error"', b"error:", b"event: error", b"event:error")
 
@@ -33,9 +40,18 @@ def heartbeat(phase: str, position: int | None, expected: float | None) -> bytes
 
 
 def json_closed(tail: bytes, content_type: bytes) -> bool:
-    """Whether a reply that is not a stream is whole, as far as its last byte can tell."""
+    """Whether a reply that is not a stream is whole: by all of it where it is short enough to be in ``tail``, else as far as
+    its last byte can tell. Only "too short" counts against it; what else may be odd about it is between caller and engine."""
     if b"json" not in content_type:
         return True
+    if len(tail) < TAIL:
+        try:
+            _skim(tail)
+        except msgspec.DecodeError as error:
+            if "truncated" in str(error):
+                return False
+        except RecursionError:
+            pass
     return tail.rstrip()[-1:] in (b"}", b"]")
 
 

@@ -66,7 +66,7 @@ class SSIS:
     """The seed's dialect."""
 
     name = "ssis"
-    routes = (("POST", "/"),)
+    routes: tuple[tuple[str, str], ...] = (("POST", "/"),)
 
     def read(self, method: str, path: str, query: bytes, headers: Headers, body: bytes) -> InferenceRequest:
         fields = decoded(_body, body)

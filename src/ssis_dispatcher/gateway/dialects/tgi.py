@@ -52,7 +52,7 @@ class TGI:
     """TGI's dialect."""
 
     name = "tgi"
-    routes = (("*", "/models/*"),)
+    routes: tuple[tuple[str, str], ...] = (("*", "/models/*"),)
 
     def read(self, method: str, path: str, query: bytes, headers: Headers, body: bytes) -> InferenceRequest:
         model, route = split(path)

@@ -1,12 +1,14 @@
-"""What launches taught, in memory and in the store. Used by `ssis_dispatcher.models.directory`, on the event loop."""
+"""What launches taught, by model: in memory for those who ask, and in the store for the next start.
+
+Handed to `ssis_dispatcher.models.directory` by whoever builds the program, and used on the event loop.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from ssis_dispatcher.core.messages import Model, Remember
-from ssis_dispatcher.models.profiles import Learned
 from ssis_dispatcher.store.base import LearnedStore, Lesson, Place, learned
 
 EXPIRY = 30 * 86_400.0
@@ -27,15 +29,13 @@ class Lessons:
         for place, lesson in store.load().items():
             self._take(place, lesson)
 
-    def about(self, model: Model, kinds: Collection[str]) -> Learned:
-        """What is known of ``model`` on slices of these kinds."""
+    def outcomes(self, model: Model, kinds: Collection[str]) -> Iterator[tuple[str, int, float]]:
+        """How launches on slices of these kinds went: ``ready`` or ``out_of_memory``, the slices' MiB, the seconds."""
         oldest = self._clock() - self._expiry
         lessons = self._known.get((model.id, model.revision, model.engine, model.arguments, model.context), {})
-        return Learned.of(
-            (lesson.outcome, lesson.memory_mib, lesson.seconds)
-            for (_, kind), lesson in lessons.items()
-            if kind in kinds and (lesson.outcome == "ready" or lesson.when >= oldest)
-        )
+        for (_, kind), lesson in lessons.items():
+            if kind in kinds and (lesson.outcome == "ready" or lesson.when >= oldest):
+                yield lesson.outcome, lesson.memory_mib, lesson.seconds
 
     def remember(self, fact: Remember) -> None:
         """Keep what a launch taught, here and over restarts."""

@@ -1,0 +1,272 @@
+"""The tube: carries one request to an inference server, and its reply back to the caller. Used by `inference`.
+
+`Relay` is the receiver of the upstream call. Where dialect and engine speak the same, bytes pass through untouched; where
+they differ, the `Upstream`'s translator rewrites them. Either side may be slower, or leave: pausing and leaving go
+through to the other.
+
+A reply is believed to be complete only when it is. Engines and gateways on the way truncate with a clean end, so the last
+4 KiB of a successful reply are shown to the dialect, and one that it does not find complete gets an error instead of an
+end: the status 502 where nothing was sent yet, else an error event (streams) and an aborted connection. For that, a reply
+that is no stream is held until it is whole, up to 64 KiB; and of a longer one the last piece is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ssis_dispatcher.errors import DispatchError, UpstreamError
+from ssis_dispatcher.gateway.dialects.base import Dialect, Upstream
+from ssis_dispatcher.http.client import Call, Pool
+from ssis_dispatcher.http.heads import Header, comes_back, for_upstream, retry_headers
+from ssis_dispatcher.http.server import Exchange, report
+
+_TAIL = 4096
+"""How much of a reply's end a dialect sees."""
+
+_HELD = 65_536
+"""The longest reply that is held until it is whole."""
+
+_PIECES = 16
+"""How many small pieces are kept before they are boiled down to a tail."""
+
+
+class Outcome(NamedTuple):
+    """How a reply ended: ``word`` is ``ok``, ``gone`` (the caller left) or the error's code."""
+
+    word: str
+    error: DispatchError | None = None
+
+
+_OK = Outcome("ok")
+_GONE = Outcome("gone")
+
+
+class Relay:
+    """One request's way there and back. ``done`` is called exactly once, just before the reply's last bytes go out: the
+    upstream is free then, and what is counted at the reply's end can already see the outcome.
+
+    ``streams``: the caller asked for a stream. Its reply may already have begun, as an event stream with heartbeats; an
+    error of the upstream is then told as an event.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_call",
+        "_clock",
+        "_content_type",
+        "_dialect",
+        "_done",
+        "_events",
+        "_exchange",
+        "_headers",
+        "_held",
+        "_holds_last",
+        "_last",
+        "_length",
+        "_recent",
+        "_streams",
+        "_translator",
+        "_upstream",
+        "first_byte_at",
+        "received",
+        "status",
+    )
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        upstream: Upstream,
+        dialect: Dialect,
+        *,
+        streams: bool,
+        done: Callable[[Outcome], None],
+    ) -> None:
+        self._exchange = exchange
+        self._upstream = upstream
+        self._translator = upstream.reply
+        self._dialect = dialect
+        self._streams = streams
+        self._done: Callable[[Outcome], None] | None = done
+        self._call: Call | None = None
+        self._begun = exchange.status != 0  # the caller has seen a head
+        self._events = self._begun  # what the caller gets is an event stream
+        self._held: list[bytes] | None = None  # the reply so far, while it is held
+        self._holds_last = False
+        self._last = b""
+        self._recent: list[bytes] = []
+        self.status = 0
+        """The reply's."""
+        self.received = 0
+        """Body bytes from upstream."""
+        self.first_byte_at: float | None = None
+        """Loop time of the reply's first body byte."""
+
+    def send(self, pool: Pool, address: tuple[str, int], host: bytes | None = None) -> None:
+        """Begin; to be called once."""
+        exchange, upstream = self._exchange, self._upstream
+        self._clock = pool.time
+        headers = for_upstream(exchange.headers, exchange.header(b"connection"))
+        headers.append((b"x-request-id", exchange.id.encode()))
+        call = pool.send(address, upstream.method, upstream.path.encode(), headers, upstream.body, self, host)
+        self._call = call
+        exchange.on_gone = self._caller_left
+        exchange.on_pause = call.pause
+        exchange.on_resume = call.resume
+        if exchange.paused:
+            call.pause()
+
+    # What comes from upstream
+
+    def on_head(self, status: int, headers: list[Header], length: int | None) -> None:
+        content_type = b""
+        back = []
+        for header in headers:
+            if header[0] == b"content-type":
+                content_type = header[1]
+            elif comes_back(header[0]):
+                back.append(header)
+        if self._translator is not None:
+            length = None
+            try:
+                status, content_type = self._translator.head(status, content_type)
+            except Exception as error:
+                self._give_up(error)
+                return
+        back.append((b"content-type", content_type))
+        self.status = status
+        self._headers = back
+        self._length = length
+        self._content_type = content_type
+        self._choose(status < 400 and content_type.startswith(b"text/event-stream"))
+
+    def _choose(self, events: bool) -> None:
+        """Pass the reply on as it comes, or hold it, or hold its last piece?"""
+        length = self._length
+        if self._begun:
+            if not events:
+                self._held = []  # it becomes the text of an error
+        elif events or (self._streams and length is None and self.status < 400):
+            self._events = events
+            self._begin(None)
+        elif length is None or length <= _HELD or self._exchange.method == "HEAD":
+            self._held = []
+        else:
+            self._holds_last = True
+            self._begin(length)
+
+    def _begin(self, length: int | None) -> None:
+        self._begun = True
+        self._exchange.start(self.status, self._headers, length)
+
+    def on_body(self, data: bytes) -> None:
+        if self.first_byte_at is None:
+            self.first_byte_at = self._clock()
+        self.received += len(data)
+        if self._translator is not None:
+            try:
+                data = self._translator.feed(data)
+            except Exception as error:
+                self._give_up(error)
+                return
+        if self._held is None:
+            self._pass(data)
+        else:
+            self._held.append(data)
+            if self.received > _HELD and not self._begun:
+                self._let_go_of(self._held)
+
+    def _let_go_of(self, held: list[bytes]) -> None:
+        """The reply is too long to be held."""
+        self._held = None
+        self._holds_last = True
+        self._begin(self._length)
+        self._pass(b"".join(held))
+
+    def _pass(self, data: bytes) -> None:
+        recent = self._recent
+        if len(data) >= _TAIL:
+            self._recent = [data[-_TAIL:]]
+        else:
+            recent.append(data)
+            if len(recent) > _PIECES:
+                self._recent = [b"".join(recent)[-_TAIL:]]
+        if self._holds_last:
+            data, self._last = self._last, data
+        self._exchange.write(data)
+
+    def on_end(self) -> None:
+        self._call = None
+        held = self._held
+        rest = b""
+        try:
+            if self._translator is not None:
+                rest = self._translator.end()
+            elif self.status < 300:
+                tail = (held or self._recent)[-_PIECES - 1 :]
+                if not self._dialect.complete(_joined(tail)[-_TAIL:], self._events, self._content_type):
+                    raise UpstreamError("The inference server's reply broke off.", code="upstream_incomplete")
+            if held is not None and self._begun:
+                raise _not_a_stream(self.status, b"".join(held) + rest)
+        except Exception as error:
+            self._give_up(error)
+            return
+        exchange = self._exchange
+        self._conclude(_OK)
+        if held is None:
+            exchange.write(self._last + rest)
+        else:
+            body = _joined(held) + rest
+            exchange.start(self.status, self._headers, self._length if exchange.method == "HEAD" else len(body))
+            exchange.write(body)
+        exchange.finish()
+
+    def on_failed(self, error: UpstreamError) -> None:
+        self._call = None
+        self._give_up(error)
+
+    # What goes wrong
+
+    def _give_up(self, error: Exception) -> None:
+        """Tell the caller, in the way that is still open."""
+        if not isinstance(error, DispatchError):
+            report(error)
+            error = UpstreamError("The inference server's reply could not be understood.", code="upstream_garbled")
+        problem = error.problem
+        exchange = self._exchange
+        self._conclude(Outcome(problem.code, error))
+        if not self._begun:
+            body, content_type = self._dialect.error(problem)
+            exchange.reply(problem.status, body, content_type, retry_headers(problem))
+            return
+        if self._events:
+            tail = _joined(self._recent)
+            if tail and not tail.endswith((b"\n\n", b"\r\n\r\n")):
+                exchange.write(b"\n\n")  # the event that broke off must not swallow this one
+            exchange.write(self._dialect.error_event(problem))
+        exchange.abort()
+
+    def _caller_left(self) -> None:
+        self._conclude(_GONE)
+
+    def _conclude(self, outcome: Outcome) -> None:
+        """Nothing more is wanted from upstream, and the seat can go to somebody else."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+        done, self._done = self._done, None
+        if done is not None:
+            try:
+                done(outcome)
+            except Exception as error:  # the caller is to get the reply all the same
+                report(error)
+
+
+def _joined(pieces: list[bytes]) -> bytes:
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _not_a_stream(status: int, body: bytes) -> UpstreamError:
+    """The stream has begun with heartbeats, and now the server answers something else: what it says is for the caller."""
+    text = body[:500].decode("utf-8", "replace")
+    return UpstreamError(f"The inference server answered {status}: {text}", code="upstream_refused")

@@ -1,0 +1,297 @@
+"""The small program that stands between the dispatcher and one server, so that nothing of it is ever left behind.
+
+Started by `child.Child` as a script, never imported by the dispatcher. Standard library only, and little of it: its start is
+part of every cold start.
+
+Theory of operation. It makes itself the subreaper, so every process of the server, also one that made itself a session of
+its own, stays among its descendants until it is dead. It holds the read end of a pipe whose other end only the dispatcher
+has; when that pipe closes, however the dispatcher ended, the server has `ORPHAN_GRACE` seconds and is then killed. It ends
+when the last descendant has ended, so whoever sees it end knows that the slice is free.
+
+::
+
+    stdin   ←  one JSON object (`Order`), then lines "stop SECONDS"; end of file means that the dispatcher is gone
+    stdout  →  JSON lines: {"started": pid} or {"failed": reason}; {"ready": …} in the server's own words;
+               {"ended": {"code", "signal", "used", "over"}} last
+    stderr  →  what the server prints; it is handed on as the server's stdout and stderr
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import time
+
+ORPHAN_GRACE = 2.0
+"""Seconds that a server has to end after the dispatcher is gone. Nobody waits for its answers any more."""
+
+LEFTOVER_GRACE = 1.0
+"""Seconds that processes have which outlive the server's first one."""
+
+CHECK_EVERY = 0.25
+"""Seconds between two looks at the memory in use."""
+
+SCAN_SHARE = 50
+"""Looking for new processes takes a walk through /proc: at most one part in this many of the time."""
+
+PREFERRED_VICTIM = "500"
+"""``oom_score_adj`` of the server: the kernel takes it before the dispatcher and most else."""
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_READY_FD = 3
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Order:
+    """What to start: ``argv``, ``env``; whether it says itself when it is ready (on descriptor 3); and its bounds in bytes,
+    each 0 for none: ``memory`` of all its processes together, ``data`` of each (RLIMIT_DATA); ``cgroup`` is the
+    ``cgroup.procs`` file to enter, or ""."""
+
+    def __init__(self, line: bytes) -> None:
+        fields = json.loads(line)
+        self.argv: list[str] = fields["argv"]
+        self.env: dict[str, str] = fields["env"]
+        self.says_ready: bool = fields["says_ready"]
+        self.memory: int = fields["memory"]
+        self.data: int = fields["data"]
+        self.cgroup: str = fields["cgroup"]
+
+
+class Supervisor:
+    """One server, from its start to the end of its last process."""
+
+    def __init__(self, order: Order, woken: int) -> None:
+        self._order = order
+        self._woken = woken
+        self._input = b""
+        self._ready = b""
+        self._status: int | None = None
+        self._kill_at: float | None = None
+        self._over = 0
+        self._used = 0
+        self._family: list[int] = []
+        self._scan_at = 0.0
+        self._poll = select.poll()
+        self._poll.register(0, select.POLLIN)
+        self._poll.register(woken, select.POLLIN)
+        self._ready_fd, ready_end = os.pipe()
+        self._child = _start(order, ready_end)
+        os.close(ready_end)
+        if order.says_ready:
+            self._poll.register(self._ready_fd, select.POLLIN)
+
+    def run(self) -> None:
+        """Until the last process of the server has ended."""
+        _say(started=self._child)
+        while not self._reap():
+            self._act_on_time()
+            for descriptor, _ in self._poll.poll(self._patience()):
+                if descriptor == 0:
+                    self._read_input()
+                elif descriptor == self._ready_fd:
+                    self._read_ready()
+                else:
+                    self._read_signals()
+        status = self._status or 0
+        code, killed_by = (None, os.WTERMSIG(status)) if os.WIFSIGNALED(status) else (os.waitstatus_to_exitcode(status), None)
+        _say(ended={"code": code, "signal": killed_by, "used": self._used, "over": self._over})
+
+    def _patience(self) -> float | None:
+        """Milliseconds until something is to be done unasked."""
+        if self._kill_at is not None:
+            return max(0.0, self._kill_at - time.monotonic()) * 1000 + 1
+        return CHECK_EVERY * 1000 if self._order.memory else None
+
+    def _act_on_time(self) -> None:
+        if self._kill_at is not None and time.monotonic() >= self._kill_at:
+            self._kill_at = time.monotonic() + 0.02  # again, for those that were born meanwhile
+            _signal(descendants(), signal.SIGKILL)
+        elif self._order.memory and self._status is None and not self._over:
+            self._check_memory()
+
+    def _check_memory(self) -> None:
+        now = time.monotonic()
+        if now >= self._scan_at:
+            self._family = descendants()
+            self._scan_at = now + max(2.0, SCAN_SHARE * (time.monotonic() - now))
+        used = memory_of(self._family, self._order.memory)
+        self._used = max(self._used, used)
+        if used > self._order.memory:
+            self._over = used
+            self._end_within(0.0)
+
+    def _end_within(self, seconds: float) -> None:
+        """Kill all of it then, or before, where that was said already."""
+        deadline = time.monotonic() + seconds
+        self._kill_at = deadline if self._kill_at is None else min(self._kill_at, deadline)
+
+    def _stop(self, grace: float) -> None:
+        if self._status is None:
+            _signal([self._child], signal.SIGTERM)
+        self._end_within(grace)
+
+    def _read_input(self) -> None:
+        data = os.read(0, 4096)
+        if not data:
+            self._poll.unregister(0)
+            _signal(descendants(), signal.SIGTERM)
+            self._end_within(ORPHAN_GRACE)
+            return
+        *lines, self._input = (self._input + data).split(b"\n")
+        for line in lines:
+            self._stop(float(line.removeprefix(b"stop ")))
+
+    def _read_ready(self) -> None:
+        data = os.read(self._ready_fd, 4096)
+        self._ready += data
+        line, end, _ = self._ready.partition(b"\n")
+        if end:
+            _say(ready=json.loads(line))
+        if end or not data:
+            self._poll.unregister(self._ready_fd)
+
+    def _read_signals(self) -> None:
+        asked = set(os.read(self._woken, 64)) & {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+        if asked:
+            self._stop(ORPHAN_GRACE)
+
+    def _reap(self) -> bool:
+        """Collect who has ended; whether all have. Then nobody is left: an orphan becomes a child of ours."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return True
+            if not pid:
+                return False
+            if pid == self._child:
+                self._status = status
+                _signal(descendants(), signal.SIGTERM)
+                self._end_within(LEFTOVER_GRACE)
+
+
+def _start(order: Order, ready_end: int) -> int:
+    """Start the server. Raises `OSError` when its program cannot be started."""
+    error_read, error_write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            _become(order, ready_end)
+        except BaseException as error:  # nothing may come back from here
+            os.write(error_write, f"{getattr(error, 'strerror', None) or error}".encode())
+        finally:
+            os._exit(127)
+    os.close(error_write)
+    with open(error_read, "rb") as pipe:
+        reason = pipe.read()  # closes unwritten when the program starts
+    if reason:
+        os.waitpid(child, 0)
+        raise OSError(reason.decode())
+    return child
+
+
+def _become(order: Order, ready_end: int) -> None:
+    """In the new process: all that must be so before the server's program starts."""
+    os.setsid()
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(PREFERRED_VICTIM)
+    if order.cgroup:
+        with open(order.cgroup, "w") as file:
+            file.write("0")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump holds prompts
+    if order.data:
+        resource.setrlimit(resource.RLIMIT_DATA, (order.data, order.data))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    if order.says_ready:
+        if ready_end != _READY_FD:
+            os.dup2(ready_end, _READY_FD)
+        os.set_inheritable(_READY_FD, True)
+    os.execvpe(order.argv[0], order.argv, order.env)
+
+
+def descendants() -> list[int]:
+    """All processes below this one."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                # pid (name) state parent …; the name may hold anything, brackets too
+                children.setdefault(int(file.read().rpartition(b")")[2].split()[1]), []).append(int(name))
+    family = children.get(os.getpid(), [])
+    for pid in family:  # grows while it is walked
+        family.extend(children.get(pid, ()))
+    return family
+
+
+def memory_of(family: list[int], limit: int) -> int:
+    """Bytes that the kernel cannot take back from these processes: anonymous and shared memory, not pages of files.
+
+    Pages that several of them share are counted with each, which is quick, and once more with care if that goes over
+    ``limit``.
+    """
+    quick = sum(_fields(f"/proc/{pid}/status", (b"RssAnon:", b"RssShmem:")) for pid in family)
+    if quick <= limit or len(family) == 1:
+        return quick
+    return min(quick, sum(_fields(f"/proc/{pid}/smaps_rollup", (b"Pss_Anon:", b"Pss_Shmem:")) for pid in family) or quick)
+
+
+def _fields(path: str, names: tuple[bytes, ...]) -> int:
+    """The sum of these fields, in bytes; 0 for a process that has ended."""
+    total = 0
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        for line in file:
+            if line.startswith(names):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def _say(**report: object) -> None:
+    """One line to the dispatcher, if it is still there."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, json.dumps(report).encode() + b"\n")
+
+
+def _first_line() -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 65536)
+        if not byte:
+            sys.exit(1)
+        line += byte
+    return line
+
+
+def main() -> None:
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    order = Order(_first_line())
+    try:
+        supervisor = Supervisor(order, woken)
+    except OSError as error:
+        _say(failed=str(error))
+    else:
+        supervisor.run()
+
+
+if __name__ == "__main__":
+    main()
