@@ -46,9 +46,10 @@ static struct sockaddr_in loopback(int port) {
     return address;
 }
 
-// Ends with its parent, and may open as many sockets as the system allows.
+// Ends with its parent, wakes up on time, and may open as many sockets as the system allows.
 static void settle(void) {
     prctl(PR_SET_PDEATHSIG, SIGTERM);
+    prctl(PR_SET_TIMERSLACK, 1);
     signal(SIGPIPE, SIG_IGN);
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
@@ -62,9 +63,15 @@ static size_t head_length(const buffer *b) {
     return end ? (size_t)(end - b->at) + 4 : 0;
 }
 
+// Where the value of the header `name` (lower case) begins, or NULL.
+static const char *header(const char *head, size_t size, const char *name) {
+    size_t length = strlen(name);
+    for (size_t i = 1; i + length + 1 < size; i++)
+        if (head[i - 1] == '\n' && head[i + length] == ':' && !strncasecmp(head + i, name, length)) return head + i + length + 1;
+    return NULL;
+}
+
 static long content_length(const char *head, size_t size) {
-    static const char name[] = "\r\ncontent-length:";
-    for (size_t i = 0; i + sizeof name < size; i++)
-        if (!strncasecmp(head + i, name, sizeof name - 1)) return atol(head + i + sizeof name - 1);
-    return -1;
+    const char *value = header(head, size, "content-length");
+    return value ? atol(value) : -1;
 }

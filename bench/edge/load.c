@@ -1,12 +1,18 @@
 // A load generator: one epoll thread. Prints one line of JSON.
 //
-//   load closed PORT CONNECTIONS SECONDS HEADFILE BODYFILE   as fast as answers come
-//   load open   PORT RATE        SECONDS HEADFILE BODYFILE   Poisson arrivals, whatever the answers do; latency counts from the
-//                                                            time a request was due, so that waiting in line is not hidden
-//   load sse    PORT STREAMS     SECONDS HEADFILE BODYFILE   so many streams at once, each begun anew when it ends
+//   load closed PORT CONNECTIONS SECONDS HEADFILE BODYFILE [STATUS]   as fast as answers come
+//   load open   PORT RATE        SECONDS HEADFILE BODYFILE [STATUS]   Poisson arrivals, whatever the answers do; latency counts
+//                                                                     from the time a request was due, so that waiting in line
+//                                                                     is not hidden
+//   load sse    PORT STREAMS     SECONDS HEADFILE BODYFILE [STATUS]   so many streams at once, each begun anew when it ends
+//   load hold   PORT REQUESTS    SECONDS HEADFILE BODYFILE [STATUS]   so many requests, 5,000 a second, each on a connection of
+//                                                                     its own; ends when all are answered, or with SECONDS
 //
-// HEADFILE holds the request line and headers without Content-Length and without the blank line. The first fifth of the time
-// warms up and is not counted. Every answer must be a 200; anything else is an error. Times are in microseconds.
+// HEADFILE holds the request line and headers without Content-Length and without the blank line. Every answer must have
+// STATUS (200), and a Retry-After if that is 503; anything else is an error. The first fifth of the time warms up and is not
+// counted (but for hold), except in "all_answers" and "all_chunks". Times are in microseconds; "last_ns" is when the last answer
+// came, by the monotonic clock.
+#define _GNU_SOURCE
 #include "common.h"
 
 #include <math.h>
@@ -55,8 +61,9 @@ typedef struct connection {
 
 static int poller, port;
 static buffer request;
+static const char *status = "200";
 static histogram latency, forward, gap;
-static long answers, errors, chunks, coalesced, counting;
+static long answers, all_answers, errors, chunks, all_chunks, coalesced, last_answer, counting;
 
 static void link_up(connection *c) {
     struct sockaddr_in address = loopback(port);
@@ -89,9 +96,11 @@ static void begin(connection *c, long due) {
 
 static void end(connection *c, int good) {
     c->busy = 0;
-    if (good && counting) {
-        answers++;
-        observe(&latency, now_ns() - c->begun);
+    if (good) {
+        all_answers++;
+        last_answer = now_ns();
+        answers += counting;
+        if (counting) observe(&latency, last_answer - c->begun);
     }
     if (!good) {
         if (!errors++) fprintf(stderr, "not a good answer: %.*s\n", (int)(c->in.used < 300 ? c->in.used : 300), c->in.at);
@@ -100,21 +109,22 @@ static void end(connection *c, int good) {
     }
 }
 
-// Takes the stamps out of what has arrived of a stream; true when it has ended.
+// Takes the stamps out of what has arrived of a stream; true when it has ended. Chunks are coalesced when they arrive together
+// though the first was sent 100 ms before the last.
 static int stamps(connection *c, long now) {
     char *at = c->in.at, *stop = at + c->in.used, *found;
-    int got = 0;
+    long got = 0, first = 0, sent = 0;
     while ((found = memmem(at, stop - at, " T", 2)) && stop - found >= 21) {
-        if (counting) {
-            observe(&forward, now - atol(found + 2));
-            chunks++;
-        }
-        got++;
+        sent = atol(found + 2);
+        if (!got++) first = sent;
+        if (counting) observe(&forward, now - sent);
         at = found + 21;
     }
+    all_chunks += got;
     if (got && counting) {
+        chunks += got;
         if (c->last) observe(&gap, now - c->last);
-        if (got > 1 && c->last && now - c->last > 100000000L) coalesced += got - 1;
+        if (sent - first > 100000000L) coalesced += got;
     }
     if (got) c->last = now;
     int ended = c->in.used >= 5 && !memcmp(stop - 5, "0\r\n\r\n", 5);
@@ -123,14 +133,20 @@ static int stamps(connection *c, long now) {
     return ended;
 }
 
+static int as_expected(const char *head, size_t size) {
+    if (size < 12 || memcmp(head, "HTTP/1.1 ", 9) || memcmp(head + 9, status, 3)) return 0;
+    return strcmp(status, "503") || header(head, size, "retry-after");
+}
+
 static void take(connection *c, long now) {
     if (c->need < 0) {
         size_t head = head_length(&c->in);
         if (!head) return;
-        if (c->in.used < 12 || memcmp(c->in.at, "HTTP/1.1 200", 12)) return end(c, 0);
+        if (!as_expected(c->in.at, head)) return end(c, 0);
         long body = content_length(c->in.at, head);
         c->streaming = body < 0;
-        c->need = c->streaming ? 0 : (long)head + body;
+        c->need = c->streaming ? 0 : body;
+        drop(&c->in, head);  // a date of Tuesday looks like a stamp
     }
     if (c->streaming ? stamps(c, now) : (long)c->in.used >= c->need) end(c, 1);
 }
@@ -178,52 +194,70 @@ static double uniform(void) {  // a fixed sequence, so that every candidate sees
     return ((state >> 11) + 1) / 9007199254740993.0;
 }
 
-static void keep_busy(connection *all, int count, long now) {
+static connection *all;
+static int count;
+
+static void keep_busy(long now) {
     for (int i = 0; i < count; i++)
         if (!all[i].busy) begin(&all[i], now);
 }
 
-int main(int argc, char **argv) {
-    if (argc != 7) return fprintf(stderr, "usage: load closed|open|sse PORT N SECONDS HEADFILE BODYFILE\n"), 2;
-    int open_loop = !strcmp(argv[1], "open");
-    port = atoi(argv[2]);
-    int wanted = atoi(argv[3]), count = open_loop ? 512 : wanted;
-    double seconds = atof(argv[4]);
-    settle();
-    prepare(argv[5], argv[6]);
-    poller = epoll_create1(0);
-    connection *all = calloc(count, sizeof *all);
-    for (int i = 0; i < count; i++) all[i].fd = -1;
-    long start = now_ns(), counted_from = start + seconds * 2e8, stop = start + seconds * 1e9, due = start, late = 0;
-    struct epoll_event events[1024];
-    int turn = 0;
-    for (long now; (now = now_ns()) < stop;) {
-        counting = now >= counted_from;
-        if (!open_loop) keep_busy(all, count, now);
-        while (open_loop && due <= now) {
-            connection *free_one = NULL;
-            for (int i = 0; i < count && !free_one; i++, turn = (turn + 1) % count)
-                if (!all[turn].busy) free_one = &all[turn];
-            if (!free_one) {
-                late++;
-                break;
-            }
-            begin(free_one, due);
-            due += -log(uniform()) / wanted * 1e9;
-        }
-        int ready = epoll_wait(poller, events, 1024, open_loop ? 0 : 1);
-        for (int i = 0; i < ready; i++) {
-            connection *c = events[i].data.ptr;
-            if (events[i].events & EPOLLOUT) push(c);
-            if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) readable(c);
-        }
+// Begins what is due; returns when the next request is, which is past where no connection was free.
+static long arrivals(long due, long now, int rate) {
+    for (int i = 0; due <= now; due += -log(uniform()) / rate * 1e9) {
+        while (i < count && all[i].busy) i++;
+        if (i == count) break;
+        begin(&all[i], due);
     }
-    double counted = (stop - counted_from) / 1e9;
-    printf("{\"answers\":%ld,\"errors\":%ld,\"chunks\":%ld,\"coalesced\":%ld,\"saturated\":%ld,\"seconds\":%.3f,\"rps\":%.1f", answers,
-           errors, chunks, coalesced, late, counted, answers / counted);
+    return due;
+}
+
+static int open_some(int opened, long now, long start) {
+    for (; opened < count && start + opened * 200000L <= now; opened++) begin(&all[opened], now);
+    return opened;
+}
+
+static void wait_and_serve(long nanoseconds) {
+    static struct epoll_event events[1024];
+    struct timespec wait = {.tv_nsec = nanoseconds < 0 ? 0 : nanoseconds > 1000000 ? 1000000 : nanoseconds};
+    int ready = epoll_pwait2(poller, events, 1024, &wait, NULL);
+    for (int i = 0; i < ready; i++) {
+        connection *c = events[i].data.ptr;
+        if (events[i].events & EPOLLOUT) push(c);
+        if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) readable(c);
+    }
+}
+
+static void report(double seconds) {
+    printf("{\"answers\":%ld,\"all_answers\":%ld,\"errors\":%ld,\"chunks\":%ld,\"all_chunks\":%ld,\"coalesced\":%ld,"
+           "\"last_ns\":%ld,\"seconds\":%.3f",
+           answers, all_answers, errors, chunks, all_chunks, coalesced, last_answer, seconds);
     print("latency", &latency);
     print("forward", &forward);
     print("gap", &gap);
     printf("}\n");
+}
+
+int main(int argc, char **argv) {
+    if (argc < 7) return fprintf(stderr, "usage: load closed|open|sse|hold PORT N SECONDS HEADFILE BODYFILE [STATUS]\n"), 2;
+    int open_loop = !strcmp(argv[1], "open"), hold = !strcmp(argv[1], "hold"), wanted = atoi(argv[3]), opened = 0;
+    port = atoi(argv[2]);
+    if (argc > 7) status = argv[7];
+    settle();
+    prepare(argv[5], argv[6]);
+    poller = epoll_create1(0);
+    count = open_loop ? 1024 : wanted;
+    all = calloc(count, sizeof *all);
+    for (int i = 0; i < count; i++) all[i].fd = -1;
+    long start = now_ns(), stop = start + atof(argv[4]) * 1e9, counted_from = hold ? start : start + (stop - start) / 5, due = start;
+    for (long now; (now = now_ns()) < stop && !(hold && all_answers + errors == count);) {
+        counting = now >= counted_from;
+        if (open_loop) due = arrivals(due, now, wanted);
+        else if (hold) opened = open_some(opened, now, start);
+        else keep_busy(now);
+        wait_and_serve(open_loop && due > now ? due - now_ns() : 1000000);
+    }
+    if (hold) errors += count - all_answers - errors;  // nothing came
+    report((now_ns() - counted_from) / 1e9);
     return 0;
 }

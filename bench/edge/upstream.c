@@ -1,10 +1,13 @@
-// A fake inference server: one epoll thread, HTTP/1.1 keep-alive, OpenAI's forms. Prints its port, then serves.
+// A fake inference server: one epoll thread, HTTP/1.1 keep-alive. Prints its port, then serves.
 //
 //   upstream [-b REPLY_BYTES] [-t TOKENS] [-p PORT]
 //
-// A body without "stream":true gets a fixed JSON reply of about REPLY_BYTES. With it, a chunked event stream of TOKENS events
-// (or "max_tokens" of the body), each with the time of sending, `T` and 19 digits of nanoseconds, in its content. The model's
-// name sets the pace: a name that ends in `-20ps` gets 20 events a second; any other as fast as the reader takes them.
+// A body without "stream":true gets a fixed JSON reply of about REPLY_BYTES, in the form of the path: OpenAI's, TGI's (/,
+// /generate) or llama.cpp's (/completion). With it, a chunked event stream of TOKENS events (or "max_tokens" of the body), each
+// with the time of sending, ` T` and 19 digits of nanoseconds, in its content. The end of the model's name sets the pace: after
+// `-20ps`, 20 events a second, beginning at any point of the first twentieth; else as fast as the reader takes them. Names that
+// end in -hang, -garbage, -short or -cut get no answer, no HTTP, less than was announced, or a stream that breaks off.
+#define _GNU_SOURCE
 #include "common.h"
 
 typedef struct stream {
@@ -16,8 +19,7 @@ typedef struct stream {
 
 static int poller;
 static stream *paced, *eager;  // streams in flight: those with a pace, and those without
-static char *reply;
-static size_t reply_size;
+static buffer openai, completion, tgi_list, tgi_object, llamacpp;  // replies
 static long tokens = 128;
 
 static void interest(stream *s, int writing) {
@@ -58,6 +60,9 @@ static long number_after(const char *text, size_t size, const char *name, long o
     return found ? atol(found + strlen(name)) : otherwise;
 }
 
+static const char stream_head[] =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n";
+
 static void event(stream *s) {
     char data[320], framed[400];
     int size = snprintf(data, sizeof data,
@@ -70,29 +75,52 @@ static void event(stream *s) {
     flush(s);
 }
 
-static void answer(stream *s, const char *body, size_t size) {
-    if (!memmem(body, size, "\"stream\":true", 13) && !memmem(body, size, "\"stream\": true", 14)) {
-        append(&s->out, reply, reply_size);
-        flush(s);
-        return;
-    }
-    static const char head[] =
-        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n";
-    append(&s->out, head, sizeof head - 1);
+static int said(const char *body, size_t size, const char *what) { return memmem(body, size, what, strlen(what)) != NULL; }
+
+// Does as the name of the model says, if that is to fail; true when the connection is lost by it.
+static int fails(stream *s, const char *body, size_t size) {
+    if (said(body, size, "-garbage\"")) append(&s->out, "SMTP/7 banana\r\n\r\n", 18);
+    else if (said(body, size, "-short\"")) append(&s->out, openai.at, openai.used - 100);
+    else if (said(body, size, "-cut\"")) append(&s->out, stream_head, sizeof stream_head - 1);
+    else return 0;
+    if (said(body, size, "-cut\"")) s->left = 3, event(s), event(s);
+    flush(s);
+    close_stream(s);
+    return 1;
+}
+
+static void whole(stream *s, const char *head) {
+    const char *path = strchr(head, ' ') + 1;
+    const buffer *reply = &openai;
+    if (!strncmp(path, "/ ", 2)) reply = &tgi_list;
+    else if (!strncmp(path, "/generate ", 10)) reply = &tgi_object;
+    else if (!strncmp(path, "/completion ", 12)) reply = &llamacpp;
+    else if (!strncmp(path, "/v1/completions ", 16)) reply = &completion;
+    append(&s->out, reply->at, reply->used);
+    flush(s);
+}
+
+static void begin_stream(stream *s, const char *body, size_t size) {
+    append(&s->out, stream_head, sizeof stream_head - 1);
     s->left = number_after(body, size, "\"max_tokens\":", tokens);
-    char *pace = memmem(body, size, "ps\"", 3);
-    long rate = 0;
-    if (pace) {
-        char *digits = pace;
-        while (digits > body && digits[-1] >= '0' && digits[-1] <= '9') digits--;
-        rate = atol(digits);
-    }
+    const char *pace = memmem(body, size, "ps\"", 3), *digits = pace;
+    while (digits && digits > body && digits[-1] >= '0' && digits[-1] <= '9') digits--;
+    long rate = digits ? atol(digits) : 0;
     s->interval = rate ? 1000000000L / rate : 0;
-    s->due = now_ns();
+    s->due = now_ns() + (rate ? random() % s->interval : 0);
     stream **list = rate ? &paced : &eager;
     s->next = *list;
     *list = s;
     flush(s);
+}
+
+// Answers one request; true when the connection is lost by it.
+static int answer(stream *s, const char *head, const char *body, size_t size) {
+    if (said(body, size, "-hang\"")) return 0;
+    if (fails(s, body, size)) return 1;
+    if (said(body, size, "\"stream\":true") || said(body, size, "\"stream\": true")) begin_stream(s, body, size);
+    else whole(s, head);
+    return 0;
 }
 
 static void readable(stream *s) {
@@ -108,7 +136,7 @@ static void readable(stream *s) {
         long body = content_length(s->in.at, head);
         if (body < 0) body = 0;
         if (s->in.used < head + body) return;
-        answer(s, s->in.at + head, body);
+        if (answer(s, s->in.at, s->in.at + head, body)) return;
         drop(&s->in, head + body);
     }
 }
@@ -130,17 +158,26 @@ static void pace(void) {
     }
 }
 
-static void prepare(long bytes) {
-    char *text = malloc(bytes + 1);
-    memset(text, 'x', bytes);
-    text[bytes] = 0;
-    char *body;
-    int size = asprintf(&body,
-                        "{\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"bench\",\"choices\":[{\"index\":0,"
-                        "\"message\":{\"role\":\"assistant\",\"content\":\"%s\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":20,"
-                        "\"completion_tokens\":200,\"total_tokens\":220}}",
-                        text);
-    reply_size = asprintf(&reply, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", size, body);
+static void prepare(buffer *reply, long bytes, const char *before, const char *after) {
+    char head[128];
+    append(reply, head, sprintf(head, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %ld\r\n\r\n",
+                                strlen(before) + bytes + strlen(after)));
+    append(reply, before, strlen(before));
+    for (long i = 0; i < bytes; i++) append(reply, "x", 1);
+    append(reply, after, strlen(after));
+}
+
+static void prepare_all(long bytes) {
+    prepare(&openai, bytes,
+            "{\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"bench\",\"choices\":[{"
+            "\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"",
+            "\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":20,\"completion_tokens\":200,\"total_tokens\":220}}");
+    prepare(&completion, bytes, "{\"id\":\"cmpl-bench\",\"object\":\"text_completion\",\"choices\":[{\"index\":0,\"text\":\"",
+            "\",\"finish_reason\":\"length\"}],\"usage\":{\"prompt_tokens\":20,\"completion_tokens\":200}}");
+    prepare(&tgi_list, bytes, "[{\"generated_text\":\"", "\"}]");
+    prepare(&tgi_object, bytes, "{\"generated_text\":\"", "\"}");
+    prepare(&llamacpp, bytes, "{\"content\":\"",
+            "\",\"stop\":true,\"stop_type\":\"eos\",\"tokens_predicted\":200,\"tokens_evaluated\":20,\"truncated\":false}");
 }
 
 int main(int argc, char **argv) {
@@ -152,7 +189,7 @@ int main(int argc, char **argv) {
         if (option == 'p') port = atoi(optarg);
     }
     settle();
-    prepare(bytes);
+    prepare_all(bytes);
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), one = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     struct sockaddr_in address = loopback(port);

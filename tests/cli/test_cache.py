@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ssis_dispatcher.errors import ModelNotServable
-from ssis_dispatcher.models.cache import Cached
+from ssis_dispatcher.models.sources import CachedModel
 from ssis_dispatcher.settings import Settings
 
 Ssis = Callable[..., Any]
@@ -57,24 +57,15 @@ def test_what_goes_wrong_is_said_in_one_line(ssis: Ssis, assembly: SimpleNamespa
 
 
 def test_the_cache_is_listed(ssis: Ssis, assembly: SimpleNamespace) -> None:
-    entry = Cached("org/big", "big.gguf", "c0", ("main",), GIB, 1_700_000_000.0, Path("/cache/big.gguf"), True)
+    entry = CachedModel("org/big", Path("/cache/big.gguf"), GIB, 1_700_000_000.0, True)
     assembly.cached = lambda settings: [entry]
     assert json.loads(ssis("cached", "-o", "json").stdout) == [
-        {
-            "repo": "org/big",
-            "name": "big.gguf",
-            "commit": "c0",
-            "revisions": ["main"],
-            "size": GIB,
-            "used": 1_700_000_000.0,
-            "path": "/cache/big.gguf",
-            "busy": True,
-        }
+        {"model": "org/big", "path": "/cache/big.gguf", "bytes": GIB, "used": 1_700_000_000.0, "busy": True}
     ]
     heading, row = ssis("cached").stdout.splitlines()
     assert heading.split("  ")[0] == "MODEL"
-    assert row.startswith("org/big  big.gguf  1.0 GiB  2023-11-1")
-    assert row.endswith("  in use")
+    assert row.startswith("org/big  1.0 GiB  2023-11-1")
+    assert row.endswith("  in use  /cache/big.gguf")
 
 
 def test_a_model_is_removed_and_one_that_is_not_there_is_an_error(ssis: Ssis, assembly: SimpleNamespace) -> None:

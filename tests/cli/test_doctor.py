@@ -15,7 +15,7 @@ def check(name: str, ok: bool, detail: str = "", fix: str = "") -> SimpleNamespa
 
 
 def test_what_is_missing_comes_with_the_command_that_fixes_it(ssis: Ssis, assembly: SimpleNamespace) -> None:
-    assembly.doctor = lambda settings: [
+    assembly.diagnose = lambda settings: [
         check("python", True, "3.11"),
         check("libgomp", False, "not found", "apt-get install libgomp1"),
     ]
@@ -28,6 +28,6 @@ def test_what_is_missing_comes_with_the_command_that_fixes_it(ssis: Ssis, assemb
 
 
 def test_all_well_ends_with_zero_and_the_flags_of_serve_count(ssis: Ssis, assembly: SimpleNamespace) -> None:
-    assembly.doctor = lambda settings: [check("port", settings.port == 99)]
+    assembly.diagnose = lambda settings: [check("port", settings.port == 99)]
     assert ssis("doctor", "--port", "99").exit_code == 0
     assert ssis("doctor").exit_code == 1

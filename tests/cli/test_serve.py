@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from ssis_dispatcher.cli.serve import is_loopback
 from ssis_dispatcher.errors import Unavailable
 from ssis_dispatcher.files import BadFile
 from ssis_dispatcher.settings import Settings
@@ -87,8 +86,9 @@ def test_wrong_flags_never_reach_the_assembly(ssis: Ssis, assembly: SimpleNamesp
 
 
 def test_which_hosts_only_this_machine_reaches() -> None:
-    assert [is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost")] == [True] * 4
-    assert [is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", "")] == [False] * 5
+    near, far = ("127.0.0.1", "127.9.9.9", "::1", "localhost"), ("0.0.0.0", "::", "10.0.0.1", "example.org", "")
+    assert all(Settings(host=host).listens_on_loopback for host in near)
+    assert not any(Settings(host=host).listens_on_loopback for host in far)
 
 
 def test_the_banner_names_the_file(ssis: Ssis, assembly: SimpleNamespace, tmp_path: Path) -> None:

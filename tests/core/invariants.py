@@ -18,17 +18,17 @@ from ssis_dispatcher.core.sizing import Fit
 from ssis_dispatcher.core.states import ModelState, Need
 
 
-def check_invariants(fleet: Fleet, now: float) -> None:
-    """Raise AssertionError where the book does not agree with itself. ``now`` is the time of the last event."""
+def check_invariants(fleet: Fleet) -> None:
+    """Raise AssertionError where the book does not agree with itself."""
     book = fleet.book
     assert not book.out, "commands were left behind"
     assert fleet._woken_at == book.timers.earliest(), "the next wake-up is not the earliest timer"
     for shelf in book.stock.shelves.values():
-        _check_shelf(shelf, book, now)
+        _check_shelf(shelf, book)
     for server in book.servers.values():
         _check_server(server, book)
     for state in book.models.values():
-        _check_model(state, book, now)
+        _check_model(state, book)
     _check_lines(book)
     _check_callers(book)
 
@@ -45,7 +45,7 @@ def check_launches(fleet: Fleet, commands: Iterable[AnyCommand]) -> None:
             assert command.seats >= 1
 
 
-def _check_shelf(shelf: Shelf, book: Book, now: float) -> None:
+def _check_shelf(shelf: Shelf, book: Book) -> None:
     free: dict[int, set[str]] = {}
     for node, bin in shelf.bins.items():
         assert bin.node == node
@@ -102,7 +102,7 @@ def _pending(book: Book, when: float) -> bool:
     return earliest is not None and earliest <= when
 
 
-def _check_model(state: ModelState, book: Book, now: float) -> None:
+def _check_model(state: ModelState, book: Book) -> None:
     kept = state.line or state.servers or state.describing or state.pinned
     assert kept or _pending(book, state.remembered_until), f"{state.model.id} is kept for nothing"
     assert all(book.servers.get(id) is server for id, server in state.servers.items())

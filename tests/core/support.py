@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Self
 
 import msgspec
+from tests.core.invariants import check_invariants, check_launches
 
 from ssis_dispatcher.core.fleet import Fleet
 from ssis_dispatcher.core.messages import (
@@ -53,7 +54,6 @@ from ssis_dispatcher.core.sizing import ModelFacts, Profile
 from ssis_dispatcher.core.slices import Pool, Slice, SliceKind
 from ssis_dispatcher.core.states import ModelState
 from ssis_dispatcher.errors import Problem
-from tests.core.invariants import check_invariants, check_launches
 
 GIB = 2**30
 SLICES = {
@@ -292,7 +292,7 @@ class Story:
                 self._pending.append(words)
                 self._lines.append(f"{'':>7}  << {words}")
         try:
-            check_invariants(self.fleet, self.now)
+            check_invariants(self.fleet)
             check_launches(self.fleet, said)
         except AssertionError as error:
             raise AssertionError(self._conversation(str(error))) from None

@@ -51,6 +51,15 @@ def test_a_json_line_is_one_object_with_the_event_first_after_time_and_level(lis
     assert (line["level"], line["event"], line["seconds"]) == ("warning", "server failed", 1.5)
 
 
+def test_an_error_is_a_traceback_where_it_is_an_exception_and_else_a_fact(listening: Setup) -> None:
+    stream = listening("json")
+    log("task failed", error="ValueError('x')")
+    log("task failed", error=ValueError("y"))
+    first, second = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert (first["error"], "traceback" in first) == ("ValueError('x')", False)
+    assert second["traceback"] == "ValueError: y"
+
+
 def test_a_field_cannot_pose_as_the_line_itself(listening: Setup) -> None:
     stream = listening("json")
     fields: dict[str, Any] = {"event": "forged", "time": "never"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ssis_dispatcher.assembly.doctor import Check, doctor
+from ssis_dispatcher.assembly.doctor import Check
+from ssis_dispatcher.assembly.doctor import doctor as diagnose
 from ssis_dispatcher.assembly.offline import cached, local_pools, plan_offline, pull, remove
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from ssis_dispatcher.settings import Settings
 
-__all__ = ["Check", "cached", "doctor", "local_pools", "plan_offline", "pull", "remove", "serve"]
+__all__ = ["Check", "cached", "diagnose", "local_pools", "plan_offline", "pull", "remove", "serve"]
 
 
 def serve(settings: Settings, *, ready: Callable[[str], None] | None = None) -> int:

@@ -2,21 +2,119 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 
 from ssis_dispatcher.core.slices import SliceKind
 from ssis_dispatcher.engines.base import Engine
 from ssis_dispatcher.engines.command import CommandEngine
-from ssis_dispatcher.engines.llamacpp import LlamaCpp
-from ssis_dispatcher.engines.sglang import SGLang
-from ssis_dispatcher.engines.tgi import TGI
-from ssis_dispatcher.engines.vllm import VLLM
-from ssis_dispatcher.models import catalogue, hubcache
+from ssis_dispatcher.engines.registry import ENGINES
+from ssis_dispatcher.files import BadFile
+from ssis_dispatcher.models import catalogue
 from ssis_dispatcher.models.access import Access
 from ssis_dispatcher.models.cache import ModelCache
-from ssis_dispatcher.models.directory import Directory, Lessons, Served
+from ssis_dispatcher.models.directory import Directory, Served
 from ssis_dispatcher.models.download import Fetcher
 from ssis_dispatcher.models.hub import Hub
-from ssis_dispatcher.models.profiles import Defaults
+from ssis_dispatcher.models.profiles import GPU_KINDS, Defaults
 from ssis_dispatcher.models.sources import Sources
 from ssis_dispatcher.settings import Settings
+from ssis_dispatcher.store.lessons import Lessons
+from ssis_dispatcher.store.memory import MemoryStore
+from ssis_dispatcher.store.sqlite import SqliteStore
+from ssis_dispatcher.telemetry.logs import ERROR, log
+
+EMBEDDED = "llamacpp"
+"""The engine that comes with this program; it runs on a machine's own cores."""
+
+
+class Knowledge:
+    """Everything that can be asked about models. ``running`` tells the keys of the models that have servers now; ``engines``
+    and ``default_engine`` take the place of this machine's; ``lasting`` facts are kept for the next start."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        running: Callable[[], Collection[str]] = tuple,
+        *,
+        engines: Mapping[str, Served] | None = None,
+        default_engine: str | None = None,
+        lasting: bool = True,
+    ) -> None:
+        self.served = engines if engines is not None else served(settings)
+        self.engines: Mapping[str, Engine] = {name: each.engine for name, each in self.served.items()}
+        self.hub_token = settings.hub_token
+        self._catalogue = settings.catalogue
+        self._seen = _stamp(settings.catalogue) if settings.catalogue is not None else None
+        hub = Hub(
+            settings.hub_endpoint,
+            settings.hub_token,
+            cache_dir=shared_cache(),
+            offline=settings.hub_offline,
+            timeout=settings.hub_timeout,
+        )
+        self.sources = Sources(hub, cache(settings), settings.hub_token)
+        self._store = SqliteStore(settings.state_dir / "learned.sqlite") if lasting else MemoryStore()
+        self.directory = Directory(
+            catalogue.load(settings.catalogue, self.served),
+            self.served,
+            default_engine or settings.default_engine or EMBEDDED,
+            self.sources,
+            Access(hub),
+            Lessons(self._store),
+            Defaults(
+                context=settings.default_context,
+                ceiling_factor=settings.slice_ceiling_factor,
+                ceiling_free_mib=settings.slice_ceiling_free >> 20,
+            ),
+            running,
+        )
+
+    def catalogue_changes(self) -> list[str]:
+        """Take in the catalogue's file where it was edited; the names that changed. A bad edit is logged, and the last good
+        one stays."""
+        if self._catalogue is None or (stamp := _stamp(self._catalogue)) == self._seen:
+            return []
+        self._seen = stamp
+        try:
+            changed = self.directory.change_catalogue(catalogue.load(self._catalogue, self.served))
+        except BadFile as error:
+            log("catalogue refused: the one from before stays in force", ERROR, reason=str(error))
+            return []
+        log("catalogue reloaded", changed=changed)
+        return changed
+
+    def close(self) -> None:
+        self.directory.close()
+        self._store.close()
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
+
+
+def cache(settings: Settings) -> ModelCache:
+    """The files that were downloaded, here or by other tools."""
+    fetcher = Fetcher(settings.hub_endpoint, offline=settings.hub_offline)
+    return ModelCache(settings.cache_dir / "models", fetcher, limit=settings.cache_limit, shared=shared_cache())
+
+
+def shared_cache() -> Path:
+    """Where the hub's own tools keep what they have downloaded (huggingface_hub's rule)."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
+
+
+def served(settings: Settings) -> dict[str, Served]:
+    """The engines that run here: the embedded one, and those that the operator has configured."""
+    engines = {EMBEDDED: Served(ENGINES[EMBEDDED], files=True, kinds=(SliceKind.CPU,), parallel=())}
+    for command in settings.engines:
+        like = ENGINES["openai" if command.like == "plain" else command.like]
+        kinds = tuple(SliceKind(kind) for kind in command.kinds) or GPU_KINDS
+        engines[command.name] = Served(CommandEngine.of(command, like), files=command.like == EMBEDDED, kinds=kinds)
+    return engines

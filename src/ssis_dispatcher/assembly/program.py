@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import sys
+from collections.abc import Collection
 from typing import TypeVar
 
-from ssis_dispatcher.assembly.knowledge import Knowledge, knowledge
+from ssis_dispatcher.assembly.knowledge import Knowledge
 from ssis_dispatcher.assembly.platforms import platform
 from ssis_dispatcher.core import views
 from ssis_dispatcher.core.fleet import Fleet
-from ssis_dispatcher.core.messages import Model
+from ssis_dispatcher.core.messages import Model, ModelForgotten, Remember
 from ssis_dispatcher.core.placement import Plan
 from ssis_dispatcher.core.policy import Policy
 from ssis_dispatcher.dispatcher import Dispatcher
@@ -36,6 +37,9 @@ from ssis_dispatcher.telemetry.lag import LoopLag
 from ssis_dispatcher.telemetry.logs import log
 from ssis_dispatcher.telemetry.metrics import Metrics
 
+_LOOK = 1.0
+"""Seconds between two looks at the operator's files."""
+
 
 class Program:
     """Everything that runs, built inside the running loop. ``launcher``, where given, takes the place of the platform's."""
@@ -43,20 +47,24 @@ class Program:
     def __init__(self, settings: Settings, launcher: Launcher | None = None) -> None:
         self.settings = settings
         self.leaving = False
-        self.knowledge: Knowledge = knowledge(settings, lambda: self.dispatcher.fleet.book.models)
+        self.door = Door(callers(settings), open=settings.insecure, origins=settings.cors_origins)
+        self._looker: asyncio.TimerHandle | None = None
+        self.knowledge = Knowledge(settings, self._running)
         self.broadcast = Broadcast()
         self.dispatcher = Dispatcher(
             Fleet(policy(settings)),
             launcher or platform(settings, self.knowledge),
             describe=self.knowledge.directory.describe,
-            remember=self.knowledge.directory.remember,
+            remember=self._remember,
             log=log,
             stop_grace=settings.stop_grace,
             record=self.broadcast,
         )
         self.metrics = Metrics(settings.metrics_models)
         self.pool = Pool(same_fields(settings, UpstreamLimits, "upstream_"))
-        self.access = AccessLog(sys.stdout.write, asyncio.get_running_loop().call_later) if settings.access_log else None
+        self.access = (
+            AccessLog(sys.stdout.write, asyncio.get_running_loop().call_later) if settings.access_log else None
+        )
         self.lag = LoopLag(asyncio.get_running_loop(), self.metrics.loop_lag)
         self.gateway = self._gateway()
         self.server = Server(self.gateway, same_fields(settings, Limits), trusted=settings.trusted_proxies)
@@ -66,10 +74,12 @@ class Program:
         return Gateway(
             Parts(
                 dispatcher=self.dispatcher,
-                door=Door(callers(settings), open=settings.insecure, origins=settings.cors_origins),
+                door=self.door,
                 pool=self.pool,
                 engines=self.knowledge.engines,
                 identify=self.identify,
+                knows=self.knows,
+                acquaint=self.acquaint,
                 dialects=(SSIS(), OpenAI(), TGI()),
                 operations=operations(self._operations(), settings.cors_origins),
                 need_of=need_of,
@@ -82,7 +92,9 @@ class Program:
 
     def _operations(self) -> Operations:
         exposition = Exposition(
-            self.metrics, self.dispatcher.statistics, lambda: views.lines(self.dispatcher.fleet.book, self.dispatcher.now())
+            self.metrics,
+            self.dispatcher.statistics,
+            lambda: views.lines(self.dispatcher.fleet.book, self.dispatcher.now()),
         )
         return Operations(
             dispatcher=self.dispatcher,
@@ -98,6 +110,24 @@ class Program:
     def _unready(self) -> Problem | None:
         return Problem(503, "draining", "The dispatcher is shutting down.", 1.0) if self.leaving else None
 
+    def _running(self) -> Collection[str]:
+        """The keys of the models that have servers: their files stay in the cache."""
+        return {server.model.model.key for server in self.dispatcher.fleet.book.servers.values()}
+
+    def _remember(self, fact: Remember) -> None:
+        if fact.outcome == "ready":
+            self.metrics.server_starts.observe(fact.seconds)
+        self.knowledge.directory.remember(fact)
+
+    def knows(self, wish: Wish) -> bool:
+        """Whether the model can be identified without asking the hub about the caller's token first."""
+        return not wish.token or self.knowledge.directory.acquainted(wish.id, wish.token)
+
+    async def acquaint(self, wish: Wish) -> None:
+        """Ask the hub about the caller's token."""
+        if wish.token:
+            await self.knowledge.directory.acquaint(wish.id, wish.token)
+
     def identify(self, wish: Wish) -> Model:
         """The model that a wish means."""
         return self.knowledge.directory.identify(
@@ -108,24 +138,39 @@ class Program:
         """What would happen to a request now."""
         model = self.identify(wish)
         profile = await self.knowledge.directory.describe(model)
-        return views.plan(self.dispatcher.fleet.book, model, profile, self.dispatcher.now(), concurrency)
+        return views.plan(self.dispatcher.fleet.book, model, profile, self.dispatcher.now(), concurrency or 1)
 
     def start(self) -> None:
-        """Begin to watch the platform, and to count."""
+        """Begin to watch the platform and the operator's files, and to count."""
         self._count()
         self.lag.start()
         self.dispatcher.start()
+        self._look()
+
+    def _look(self) -> None:
+        """Once a second: have the keys or the catalogue been edited?"""
+        loop = asyncio.get_running_loop()
+        self.door.refresh(loop.time())
+        for model in self.knowledge.catalogue_changes():
+            for key in [key for key, state in self.dispatcher.fleet.book.models.items() if state.model.id == model]:
+                self.dispatcher.post(ModelForgotten("operator: catalogue", key))
+        self._looker = loop.call_later(_LOOK, self._look)
 
     def _count(self) -> None:
         server, pool = self.server, self.pool
         self.metrics.gauge("ssis_connections", "Open client connections.", lambda: server.statistics()["connections"])
         self.metrics.gauge("ssis_request_bytes", "Bytes of request bodies in memory.", lambda: server.inflight)
-        self.metrics.gauge("ssis_upstream_connections", "Open upstream connections.", lambda: pool.statistics()["connections"])
+        self.metrics.gauge(
+            "ssis_upstream_connections", "Open upstream connections.", lambda: pool.statistics()["connections"]
+        )
 
     async def close(self) -> None:
         """Let go of everything, in the reverse order of building."""
         self.lag.stop()
+        if self._looker is not None:
+            self._looker.cancel()
         await self.server.close()
+        await self.gateway.close()
         await self.dispatcher.close()
         await self.pool.close()
         if self.access is not None:

@@ -11,7 +11,7 @@ import ssl
 import sys
 from collections.abc import Callable
 
-from ssis_dispatcher.assembly.program import Program, build
+from ssis_dispatcher.assembly.program import Program
 from ssis_dispatcher.errors import DispatchError
 from ssis_dispatcher.settings import Settings
 from ssis_dispatcher.telemetry.logs import log, setup
@@ -50,7 +50,7 @@ async def _serve(settings: Settings, ready: Callable[[str], None] | None) -> Non
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked_to_stop.set)
-    program = build(settings)
+    program = Program(settings)
     try:
         port = await program.server.listen(settings.host, settings.port, _tls(settings))
         program.start()

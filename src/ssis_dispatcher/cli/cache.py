@@ -54,8 +54,10 @@ def cached(loaded: Loaded, output: str) -> None:
     with _told():
         found = assembly.cached(loaded.settings)
     data = [msgspec.to_builtins(one, enc_hook=str) for one in found]
-    headings = ["MODEL", "FILE", "SIZE", "LAST USED", ""]
-    rows = ((one.repo, one.name, mib(one.size / 2**20), _day(one.used), "in use" if one.busy else "") for one in found)
+    headings = ["MODEL", "SIZE", "LAST USED", "", "FILE"]
+    rows = (
+        (one.model, mib(one.bytes / 2**20), _day(one.used), "in use" if one.busy else "", str(one.path)) for one in found
+    )
     emit(data, output, lambda: table(headings, rows))
 
 

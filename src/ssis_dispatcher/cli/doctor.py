@@ -25,7 +25,7 @@ def doctor(ctx: click.Context, loaded: Loaded, output: str) -> None:
     """
     from ssis_dispatcher import assembly
 
-    checks = assembly.doctor(loaded.settings)
+    checks = assembly.diagnose(loaded.settings)
     found = [{"name": one.name, "ok": one.ok, "detail": one.detail, "fix": one.fix} for one in checks]
     rows = [(one.name, "ok" if one.ok else "NO", one.detail, "" if one.ok else one.fix) for one in checks]
     emit(found, output, lambda: table(["CHECK", "", "DETAIL", "TO DO"], rows))

@@ -132,7 +132,7 @@ class Allotment:
         if choice is None:  # (7) it hangs on its shelves
             return False
         if choice.victims:  # (6)
-            self._claim(need, choice.victims)
+            self._claim(need, choice.victims, now)
         else:  # (5)
             self._count_overtaken(choice.bin.shelf, need.order)
             self._launch(need.model, choice.fit, choice.bin, need.caller, need.cause, now)
@@ -149,7 +149,7 @@ class Allotment:
                 for _, each in need.places:
                     each.barring[older] = need
 
-    def _claim(self, need: Need, victims: Sequence[Server]) -> None:
+    def _claim(self, need: Need, victims: Sequence[Server], now: float) -> None:
         """The need waits for these servers to be gone; those that do not stop already are told to."""
         for server in victims:
             need.claims[server.id] = server
@@ -158,7 +158,7 @@ class Allotment:
                 del server.bin.shelf.retiring[server.id]
             else:
                 self._book.evictions += 1
-                self._fleet.lifecycle.stop(server, f"evicted for {need.model.model.id}", need.cause)
+                self._fleet.lifecycle.stop(server, f"evicted for {need.model.model.id}", need.cause, now)
 
     def _launch(self, state: ModelState, fit: Fit, bin: Bin, caller: Caller, cause: str, now: float) -> None:
         book, profile = self._book, state.profile
@@ -209,9 +209,9 @@ class Allotment:
             pass
 
     def may_go(self, server: Server, now: float) -> None:
-        """A server has become a possible victim: the launch whose turn it is, of those that wait for none yet, may have
-        its slice."""
-        if server.evictable:
+        """A server has become a possible victim, or stops for nobody: the launch whose turn it is, of those that wait for
+        none yet, may count on its slice."""
+        if server.evictable or server.state is State.STOPPING:
             self._first(server.bin.shelf, now, server.bin)
 
     def _first(self, shelf: Shelf, now: float, at: Bin | None) -> bool:

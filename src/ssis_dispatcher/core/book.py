@@ -44,9 +44,12 @@ class Book:
         self.out.append(Refuse(cause, request, problem))
 
     def forget_if_empty(self, state: ModelState, now: float) -> None:
-        """Drop a model of which there is nothing to keep, so that a million names cost nothing."""
-        if not (state.line or state.servers or state.describing or state.pinned or now < state.remembered_until):
-            self.models.pop(state.model.key, None)
+        """Drop a model of which there is nothing to keep, so that a million names cost nothing. A late timer may ask this
+        of one that was dropped before, and whose name another now has."""
+        if state.line or state.servers or state.describing or state.pinned or now < state.remembered_until:
+            return
+        if self.models.get(state.model.key) is state:
+            del self.models[state.model.key]
 
     def caller(self, name: str, now: float) -> Caller:
         """This caller's account, made if it is new; settled ones are dropped when there are many."""

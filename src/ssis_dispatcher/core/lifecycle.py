@@ -174,7 +174,7 @@ class Lifecycle:
         doing = f"{server.phase} {server.detail}".rstrip()
         failure = Failure(FailureKind.TIMED_OUT, f"not ready after {now - server.born:.0f} s ({doing})")
         self._learn(server, failure, now, "timer")
-        self.stop(server, "start timed out", "timer")
+        self.stop(server, "start timed out", "timer", now)
         self._after(server.model, now)
 
     def failed(self, event: ServerFailed, now: float) -> None:
@@ -227,16 +227,18 @@ class Lifecycle:
 
     # Ending
 
-    def stop(self, server: Server, why: str, cause: str) -> None:
-        """Tell a server to go. Its slice stays taken until it is gone."""
-        if server.enter(Stop):
-            server.why = why
-            server.phase, server.detail = "stopping", why
-            if server in server.model.ready:
-                server.model.ready.remove(server)
-            if server.claim is None:
-                server.bin.shelf.retiring[server.id] = server
-            self._book.out.append(Stop(cause, server.id, why))
+    def stop(self, server: Server, why: str, cause: str, now: float) -> None:
+        """Tell a server to go. Its slice stays taken until it is gone; a launch that waits may count on it already."""
+        if not server.enter(Stop):
+            return
+        server.why = why
+        server.phase, server.detail = "stopping", why
+        if server in server.model.ready:
+            server.model.ready.remove(server)
+        self._book.out.append(Stop(cause, server.id, why))
+        if server.claim is None:
+            server.bin.shelf.retiring[server.id] = server
+            self._fleet.allotment.may_go(server, now)
 
     def stop_asked(self, event: StopAsked, now: float) -> None:
         """An operator's word. A busy server takes nobody in any more, and goes when the last request has ended."""
@@ -248,7 +250,7 @@ class Lifecycle:
             server.leaving, server.why = True, why
             server.model.ready.remove(server)
         else:
-            self.stop(server, why, event.cause)
+            self.stop(server, why, event.cause, now)
         self._after(server.model, now)
 
     def stopped(self, event: ServerStopped, now: float) -> None:
@@ -294,7 +296,7 @@ class Lifecycle:
         """The last request of a server has ended. True when nothing followed from it (the usual, and it must be cheap)."""
         server.idle_since = now
         if server.leaving:
-            self.stop(server, server.why, cause)
+            self.stop(server, server.why, cause, now)
             return False
         quiet = server.keep_armed
         if not quiet:
@@ -333,4 +335,4 @@ class Lifecycle:
         if server.idle_since + self._keep_alive(server) > now:
             self._arm_keep_alive(server, now)
         else:
-            self.stop(server, f"idle for {now - server.idle_since:.0f} s", "timer")
+            self.stop(server, f"idle for {now - server.idle_since:.0f} s", "timer", now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from ssis_dispatcher.core.messages import CallerLimits, Model
@@ -15,6 +15,8 @@ from ssis_dispatcher.gateway.door import Door
 from ssis_dispatcher.gateway.inference import Inference
 from ssis_dispatcher.gateway.limits import Key
 from ssis_dispatcher.gateway.needs import Need
+from ssis_dispatcher.gateway.operations import KEY
+from ssis_dispatcher.http.asgi import App, AsgiBridge, Receive, Scope, Send
 from ssis_dispatcher.http.client import Pool
 from ssis_dispatcher.http.server import Exchange, Handler
 from ssis_dispatcher.telemetry.access import AccessLog
@@ -26,7 +28,8 @@ _TICK = 1.0
 
 @dataclass(frozen=True)
 class Parts:
-    """What the gateway is built from. ``operations`` serves everything that is not an inference request, and
+    """What the gateway is built from. ``identify`` finds the model that is wished for; where ``knows`` says no, ``acquaint``
+    must have been awaited before (the hub is asked about the caller's token). ``operations`` serves everything that is not an inference request, and
     ``need_of`` tells what its routes ask of a key (None: there is no such route)."""
 
     dispatcher: Dispatcher
@@ -34,8 +37,10 @@ class Parts:
     pool: Pool
     engines: Mapping[str, Engine]
     identify: Callable[[Wish], Model]
+    knows: Callable[[Wish], bool]
+    acquaint: Callable[[Wish], Awaitable[None]]
     dialects: tuple[Dialect, ...]
-    operations: ASGIApplication
+    operations: App
     need_of: Callable[[str, str], Need | None]
     metrics: Metrics
     access: AccessLog | None = None
@@ -51,6 +56,8 @@ class Gateway:
         self.pool = parts.pool
         self.engines = parts.engines
         self.identify = parts.identify
+        self.knows = parts.knows
+        self.acquaint = parts.acquaint
         self.requests: dict[str, Inference] = {}
         self._parts = parts
         self._door = parts.door
@@ -58,9 +65,16 @@ class Gateway:
         self._held: dict[Inference, float] = {}
         self._tick: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self._operations = AsgiBridge(_with_key(parts.operations))
         routes = [(method, path, dialect) for dialect in parts.dialects for method, path in dialect.routes]
         self._exact = {(method, path): dialect for method, path, dialect in routes if not path.endswith("*")}
         self._trees = [(path[:-1], method, dialect) for method, path, dialect in routes if path.endswith("*")]
+
+    async def close(self) -> None:
+        """End what the operations application still does."""
+        if self._tick is not None:
+            self._tick.cancel()
+        await self._operations.close()
 
     def admit(self, exchange: Exchange) -> Handler:
         """Whose request this is, and who handles it. Raises `DispatchError`."""
@@ -92,9 +106,7 @@ class Gateway:
         """Ask the dispatcher for a seat."""
         exchange, key = inference.exchange, inference.key
         self.requests[exchange.id] = inference
-        self.dispatcher.enter(
-            inference, model, key.name, size, exchange.id, self._parts.patience, limits_of(key)
-        )
+        self.dispatcher.enter(inference, model, key.name, size, exchange.id, self._parts.patience, limits_of(key))
 
     # Held requests: one timer for all of them
 
@@ -151,6 +163,18 @@ class Gateway:
             )
 
 
+def _with_key(app: App) -> App:
+    """``app``, handed the key that the door has found."""
+
+    async def handed(scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope["extensions"]["ssis.exchange"]
+        if isinstance(exchange.tag, Key):
+            scope[KEY] = exchange.tag
+        await app(scope, receive, send)
+
+    return handed
+
+
 def limits_of(key: Key) -> CallerLimits | None:
     """What the fleet must know of a key; None where the policy's limits apply."""
     record = key.record
@@ -166,6 +190,4 @@ def _template(path: str) -> str:
     return path if path in _KNOWN else "/v1/…"
 
 
-_KNOWN = frozenset(
-    ("/", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
-)
+_KNOWN = frozenset(("/", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"))

@@ -43,7 +43,9 @@ class Door:
 
     def _guard(self, exchange: Exchange) -> None:
         if _name(exchange.header(b"host") or b"") not in _LOOPBACK:
-            raise Forbidden("Without API keys this dispatcher answers only to localhost. Make a key with 'ssis keys create'.")
+            raise Forbidden(
+                "Without API keys this dispatcher answers only to localhost. Make a key with 'ssis keys create'."
+            )
         origin = exchange.header(b"origin")
         if origin is not None and origin not in self._origins and _name(origin.partition(b"://")[2]) not in _LOOPBACK:
             raise Forbidden("Without API keys this dispatcher refuses calls from web pages of other origins.")

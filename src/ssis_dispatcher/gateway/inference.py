@@ -66,9 +66,25 @@ class Inference:
 
     def begin(self, exchange: Exchange) -> None:
         """The body is there: read it, and ask for a seat."""
-        gateway = self._gateway
         try:
             request = self.dialect.read(exchange.method, exchange.path, exchange.query, exchange.headers, exchange.body)
+        except DispatchError as error:
+            self._say(error.problem)
+            return
+        if self._gateway.knows(request.wish):
+            self._ask(request)
+        else:
+            self._gateway.dispatcher.tasks.start(self._ask_later(request), f"acquaint {exchange.id}")
+
+    async def _ask_later(self, request: InferenceRequest) -> None:
+        """The hub must be asked about the caller's token first: it decides who may share the server."""
+        await self._gateway.acquaint(request.wish)
+        if not self.exchange.gone:
+            self._ask(request)
+
+    def _ask(self, request: InferenceRequest) -> None:
+        gateway, exchange = self._gateway, self.exchange
+        try:
             self.model = model = gateway.identify(request.wish)
             self.key.demand_model(model.id)
             self._upstream: Upstream = self.dialect.adapt(request, gateway.engines[model.engine], model.id)

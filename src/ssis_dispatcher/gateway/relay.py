@@ -108,7 +108,11 @@ class Relay:
         self._clock = pool.time
         headers = for_upstream(exchange.headers, exchange.header(b"connection"))
         headers.append((b"x-request-id", exchange.id.encode()))
-        call = pool.send(address, upstream.method, upstream.path.encode(), headers, upstream.body, self, host)
+        try:
+            call = pool.send(address, upstream.method, upstream.path.encode(), headers, upstream.body, self, host)
+        except ValueError as error:  # a path or a header that cannot be sent: nobody should have let it come this far
+            self._give_up(error)
+            return
         self._call = call
         exchange.on_gone = self._caller_left
         exchange.on_pause = call.pause
@@ -124,7 +128,7 @@ class Relay:
         for header in headers:
             if header[0] == b"content-type":
                 content_type = header[1]
-            elif comes_back(header[0]):
+            elif comes_back[header[0]]:
                 back.append(header)
         if self._translator is not None:
             length = None
@@ -173,11 +177,14 @@ class Relay:
             self._pass(data)
         else:
             self._held.append(data)
-            if self.received > _HELD and not self._begun:
+            if self.received > _HELD:
                 self._let_go_of(self._held)
 
     def _let_go_of(self, held: list[bytes]) -> None:
         """The reply is too long to be held."""
+        if self._begun:
+            self._give_up(_not_a_stream(self.status, b"".join(held)))
+            return
         self._held = None
         self._holds_last = True
         self._begin(self._length)
@@ -197,29 +204,35 @@ class Relay:
 
     def on_end(self) -> None:
         self._call = None
-        held = self._held
-        rest = b""
         try:
-            if self._translator is not None:
-                rest = self._translator.end()
-            elif self.status < 300:
-                tail = (held or self._recent)[-_PIECES - 1 :]
-                if not self._dialect.complete(_joined(tail)[-_TAIL:], self._events, self._content_type):
-                    raise UpstreamError("The inference server's reply broke off.", code="upstream_incomplete")
-            if held is not None and self._begun:
-                raise _not_a_stream(self.status, b"".join(held) + rest)
+            whole = _joined(self._recent if self._held is None else self._held)
+            rest = self._checked_end(whole)
         except Exception as error:
             self._give_up(error)
             return
         exchange = self._exchange
         self._conclude(_OK)
-        if held is None:
+        if self._held is None:
             exchange.write(self._last + rest)
+            exchange.finish()
+        elif exchange.method == "HEAD":
+            exchange.start(self.status, self._headers, self._length)
+            exchange.finish()
         else:
-            body = _joined(held) + rest
-            exchange.start(self.status, self._headers, self._length if exchange.method == "HEAD" else len(body))
-            exchange.write(body)
-        exchange.finish()
+            exchange.answer(self.status, self._headers, whole + rest)
+
+    def _checked_end(self, known: bytes) -> bytes:
+        """What the translator has left. ``known`` is what is held, or else the tail. Raises `UpstreamError` when the reply
+        is not complete, or not what can be given to this caller."""
+        rest = b""
+        if self._translator is not None:
+            rest = self._translator.end()
+        elif self.status < 300 and self._length != 0 and self._exchange.method != "HEAD":
+            if not self._dialect.complete(known[-_TAIL:], self._events, self._content_type):
+                raise UpstreamError("The inference server's reply broke off.", code="upstream_incomplete")
+        if self._held is not None and self._begun:
+            raise _not_a_stream(self.status, known + rest)
+        return rest
 
     def on_failed(self, error: UpstreamError) -> None:
         self._call = None

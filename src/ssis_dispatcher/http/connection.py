@@ -76,6 +76,7 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_unsent",
         "_url",
+        "last",
         "peer",
         "trusted",
         "write",
@@ -94,6 +95,7 @@ class Connection(asyncio.Protocol):
         self._progress = False
         self._received = 0  # body bytes of the request that is being read
         self._requests = 0
+        self.last = server.draining  # the reply being written is to be the last one
         self._resumes_with = b""  # framing of the body behind an ignored Upgrade
         self._continue: Exchange | None = None  # whose 100 Continue is owed
         self._starting = self._paused_reading = self._lingers = False
@@ -241,12 +243,14 @@ class Connection(asyncio.Protocol):
         if target[0] != 47:  # "/"
             target = heads.origin_form(target, host or b"", method)
         path, query = heads.parse_target(target)
-        exchange = Exchange(self, server.next_id(), server.time())
-        exchange.describe(method, target, path, query, headers, index)
+        exchange = Exchange(self, server.next_id(), server.time(), method, target, path, query, headers, index)
         exchange.keep = keep
         exchange.old = old
         if self.trusted:
             exchange.peer = heads.forwarded_peer(headers, self.peer, server.trusted)
+        self._requests += 1
+        if self._requests >= server.limits.keepalive_requests:
+            self.last = True
         self._incoming = exchange
         self._received = 0
         self._phase = _BODY
@@ -345,7 +349,7 @@ class Connection(asyncio.Protocol):
         exchange = self._incoming
         if exchange is None:
             if self._current is None:
-                self._rest()
+                self._deadline = self._server.now + self._server.limits.idle_timeout
             return
         self._incoming = None
         if self._continue is exchange:
@@ -397,15 +401,13 @@ class Connection(asyncio.Protocol):
     def replied(self, exchange: Exchange) -> None:
         """The reply is written, as far as the transport takes it; whose turn is it?"""
         self._current = None
-        self._requests += 1
-        keep = exchange.keep
         self._end(exchange)
-        if not keep:
+        if not exchange.keep:
             self.close()
         elif self._queue:
             self._advance()
         elif self._phase == _IDLE:
-            self._rest()
+            self._deadline = self._server.now + self._server.limits.idle_timeout
         elif self._continue is not None:
             self._say_continue()
 
@@ -424,21 +426,22 @@ class Connection(asyncio.Protocol):
                 self._since = self._server.now
             self._transport.resume_reading()
 
-    def _rest(self) -> None:
-        self._deadline = self._server.now + self._server.limits.idle_timeout
-
     def _say_continue(self) -> None:
         self._continue = None
         self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _end(self, exchange: Exchange) -> None:
         """The exchange is over, however it ended."""
-        self._release(exchange)
-        exchange.let_go()
+        server = self._server
+        server.inflight -= exchange.reserved
+        exchange.reserved = 0
+        exchange.ended = True
+        # no cycle may keep it alive until the garbage collector comes
+        exchange.on_gone = exchange.on_pause = exchange.on_resume = exchange.handler = None
         try:
-            self._server.application.finished(exchange)
+            server.application.finished(exchange)
         except Exception as error:
-            self._server.failed(error)
+            server.failed(error)
 
     def _release(self, exchange: Exchange) -> None:
         self._server.inflight -= exchange.reserved
@@ -454,7 +457,6 @@ class Connection(asyncio.Protocol):
         exchange, self._incoming = self._incoming, None
         if exchange is None:
             exchange = Exchange(self, server.next_id(), server.time())
-            exchange.describe("", b"", "", b"", [], {})
         self._body = []
         self._continue = None
         self._release(exchange)
@@ -519,12 +521,9 @@ class Connection(asyncio.Protocol):
 
     # The server's side
 
-    def stays(self) -> bool:
-        """Whether the connection may live on after the reply that is being written."""
-        return self._requests + 1 < self._server.limits.keepalive_requests and not self._server.draining
-
-    def date(self) -> bytes:
-        return self._server.date
+    def opening(self, status: int) -> bytes:
+        """The first lines of a reply, up to the request id."""
+        return self._server.openings[status]
 
     @property
     def congested(self) -> bool:

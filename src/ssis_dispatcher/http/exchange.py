@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ssis_dispatcher.http.heads import Header, status_line
+from ssis_dispatcher.http.heads import Header
 
 if TYPE_CHECKING:
     from ssis_dispatcher.http.connection import Connection
@@ -16,6 +16,8 @@ _JOINED = 65_536
 """Up to this size head and body are copied into one piece, which is cheaper than two writes."""
 
 _CHUNKED, _COUNTED, _UNTIL_CLOSE, _MUTE = range(4)
+
+_BODILESS = (204, 304)
 
 
 class Exchange:
@@ -97,28 +99,34 @@ class Exchange:
     on_pause: Callable[[], None] | None
     on_resume: Callable[[], None] | None
 
-    def __init__(self, connection: Connection, id: str, started: float) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        id: str,
+        started: float,
+        method: str = "",
+        target: bytes = b"",
+        path: str = "",
+        query: bytes = b"",
+        headers: list[Header] | None = None,
+        index: dict[bytes, bytes] | None = None,
+    ) -> None:
         self._connection = connection
         self._head = b""
-        self.body = b""
+        self._index = index or {}
         self.id = id
         self.started = started
+        self.method = method
+        self.target = target
+        self.path = path
+        self.query = query
+        self.headers = headers or []
+        self.body = b""
         self.peer = connection.peer
         self.status = self.sent = self.reserved = 0
         self.gone = self.ended = self.old = False
         self.tag = self.handler = self.on_gone = self.on_pause = self.on_resume = None
         self.extra = ()
-
-    def describe(
-        self, method: str, target: bytes, path: str, query: bytes, headers: list[Header], index: dict[bytes, bytes]
-    ) -> None:
-        """What the head said. ``index`` holds one value for each header name."""
-        self.method = method
-        self.target = target
-        self.path = path
-        self.query = query
-        self.headers = headers
-        self._index = index
 
     def header(self, name: bytes) -> bytes | None:
         """The value of a header, by its lower-case name. Where a list header is repeated, this is its last line."""
@@ -137,56 +145,69 @@ class Exchange:
         headers: tuple[Header, ...] = (),
     ) -> None:
         """The whole reply at once."""
-        self.start(status, [(b"content-type", content_type), *headers], len(body))
-        self.write(body)
-        self.finish()
+        self.answer(status, [(b"content-type", content_type), *headers], body)
+
+    def answer(self, status: int, headers: list[Header], body: bytes) -> None:
+        """The whole reply at once, with any headers."""
+        if self.gone or self.ended:
+            return
+        head = self._opening(status, headers, len(body))
+        connection = self._connection
+        if self._framing == _COUNTED:
+            self._left = 0
+            self.sent = size = len(body)
+            if size > _JOINED:
+                connection.write(head)
+                connection.write(body)
+            else:
+                connection.write(head + body)
+        else:
+            connection.write(head)
+        connection.replied(self)
 
     def start(self, status: int, headers: list[Header], length: int | None = None) -> None:
         """Begin the reply. ``length`` is the body's; its head then goes out with the first bytes of the body. None means
         chunked (or until close for HTTP/1.0). Raises RuntimeError when the reply has already begun."""
         if self.gone or self.ended:
             return
+        head = self._opening(status, headers, length)
+        if self._left and self._framing == _COUNTED:
+            self._head = head
+        else:
+            self._connection.write(head)
+
+    def _opening(self, status: int, headers: list[Header], length: int | None) -> bytes:
+        """The reply's head. Decides how the body's end is told (RFC 9112 §6.3) and whether the connection lives on."""
         if self.status:
             raise RuntimeError("The reply has already begun.")
         self.status = status
+        self._left = length or 0
         connection = self._connection
-        self.keep = self.keep and connection.stays()
-        parts = [status_line(status), connection.date(), b"x-request-id: ", self.id.encode(), b"\r\n"]
+        parts = [connection.opening(status), self.id.encode(), b"\r\n"]
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
         for name, value in self.extra:
             parts += (name, b": ", value, b"\r\n")
-        parts.append(self._frame(status, length))
-        if not self.keep:
+        if length is not None:
+            self._framing = _MUTE if self.method == "HEAD" or status in _BODILESS else _COUNTED
+            if status != 204:
+                parts.append(b"content-length: %d\r\n" % length)
+        elif self.method == "HEAD" or status in _BODILESS:
+            self._framing = _MUTE
+        elif self.old:
+            self._framing = _UNTIL_CLOSE
+            self.keep = False
+        else:
+            self._framing = _CHUNKED
+            parts.append(b"transfer-encoding: chunked\r\n")
+        if connection.last or not self.keep:
+            self.keep = False
             parts.append(b"connection: close\r\n\r\n")
         elif self.old:
             parts.append(b"connection: keep-alive\r\n\r\n")
         else:
             parts.append(b"\r\n")
-        head = b"".join(parts)
-        if self._left and self._framing == _COUNTED:
-            self._head = head
-        else:
-            connection.write(head)
-
-    def _frame(self, status: int, length: int | None) -> bytes:
-        """Decide how the body's end is told (RFC 9112 §6.3), and the header line that says it."""
-        self._left = length or 0
-        if self.method == "HEAD" or status == 304:
-            self._framing = _MUTE
-            return b"" if length is None else b"content-length: %d\r\n" % length
-        if status == 204:
-            self._framing = _MUTE
-            return b""
-        if length is not None:
-            self._framing = _COUNTED
-            return b"content-length: %d\r\n" % length
-        if self.old:
-            self._framing = _UNTIL_CLOSE
-            self.keep = False
-            return b""
-        self._framing = _CHUNKED
-        return b"transfer-encoding: chunked\r\n"
+        return b"".join(parts)
 
     def write(self, data: bytes) -> None:
         """More of the body. Raises RuntimeError before `start`, and for more than the length that was announced."""
@@ -236,8 +257,3 @@ class Exchange:
         """Give the connection up, so that what the client has does not look complete; what was written still goes out."""
         if not self.gone and not self.ended:
             self._connection.give_up(self, hard=self.status != 0 and self._framing == _UNTIL_CLOSE)
-
-    def let_go(self) -> None:
-        """Forget everybody: nothing is called any more, and no cycle keeps this alive."""
-        self.ended = True
-        self.on_gone = self.on_pause = self.on_resume = self.handler = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network, ip_address
@@ -176,8 +176,7 @@ def _bare(hop: str) -> str:
     return hop.partition(":")[0] if hop.count(":") == 1 else hop
 
 
-@lru_cache(maxsize=1024)
-def goes_upstream(name: bytes) -> bool:
+def _goes_upstream(name: bytes) -> bool:
     """Whether a caller's header of this (lower-case) name goes to the inference server.
 
     Left out: hop-by-hop, credentials and cookies (they are for us), what proxies say of the caller, names with ``_``
@@ -187,20 +186,37 @@ def goes_upstream(name: bytes) -> bool:
     return not (name in _NOT_UPSTREAM or ours or b"_" in name)
 
 
-@lru_cache(maxsize=1024)
-def comes_back(name: bytes) -> bool:
+def _comes_back(name: bytes) -> bool:
     """Whether an inference server's header goes to the caller. Left out: hop-by-hop, what the listener says itself, and
     what would speak for our own origin (cookies, CORS)."""
     return not (name in _NOT_BACK or name.startswith((b"x-ssis-", b"access-control-", b"proxy-")))
+
+
+class _Verdicts(dict[bytes, bool]):
+    """A rule on header names that remembers its answers: a look-up is a fifth of a call, and the same few names come all
+    the time. Bounded, because callers make up names."""
+
+    def __init__(self, rule: Callable[[bytes], bool]) -> None:
+        self._rule = rule
+
+    def __missing__(self, name: bytes) -> bool:
+        if len(self) >= 1024:
+            self.clear()
+        verdict = self[name] = self._rule(name)
+        return verdict
+
+
+goes_upstream: Mapping[bytes, bool] = _Verdicts(_goes_upstream)
+comes_back: Mapping[bytes, bool] = _Verdicts(_comes_back)
 
 
 def for_upstream(headers: Iterable[Header], connection: bytes | None) -> list[Header]:
     """What goes on to the inference server. ``connection`` is the value of that header, which may name others as
     hop-by-hop."""
     if connection is None or connection in _PLAIN_CONNECTION:
-        return [header for header in headers if goes_upstream(header[0])]
+        return [header for header in headers if goes_upstream[header[0]]]
     named = frozenset(token.strip().lower() for token in connection.split(b","))
-    return [header for header in headers if goes_upstream(header[0]) and header[0] not in named]
+    return [header for header in headers if goes_upstream[header[0]] and header[0] not in named]
 
 
 def status_line(status: int) -> bytes:

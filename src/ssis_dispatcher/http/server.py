@@ -20,7 +20,7 @@ from typing import Protocol
 from ssis_dispatcher.errors import Problem
 from ssis_dispatcher.http.connection import Connection
 from ssis_dispatcher.http.exchange import Exchange, Handler
-from ssis_dispatcher.http.heads import Network, problem_reply
+from ssis_dispatcher.http.heads import Network, problem_reply, status_line
 from ssis_dispatcher.http.limits import Limits
 
 __all__ = ["Application", "Exchange", "Handler", "Limits", "Server"]
@@ -79,7 +79,7 @@ class Server:
         self.time = self._loop.time
         self.now = self.time()
         """The loop's time at the last sweep: good enough for deadlines, and free."""
-        self.date = _date_line()
+        self.openings = _Openings()
         self._connections: set[Connection] = set()
         self._addresses: dict[str, int] = {}
         self._accepted = 0
@@ -111,7 +111,7 @@ class Server:
     def next_id(self) -> str:
         """A request id: unguessable prefix of this process, and a number."""
         self._numbers += 1
-        return f"{self._prefix}{self._numbers:08x}"
+        return f"{self._prefix}{self._numbers}"
 
     def trusts(self, address: str) -> bool:
         """Whether this is a proxy whose word about the client's address counts."""
@@ -146,7 +146,7 @@ class Server:
     def _sweep(self) -> None:
         """Every tick: the clock for deadlines, the Date header, and who is late."""
         self.now = now = self.time()
-        self.date = _date_line()
+        self.openings.clear()  # the date has changed
         for connection in list(self._connections):
             connection.look(now)
         self._sweeper = self._loop.call_later(self.limits.tick, self._sweep)
@@ -158,6 +158,8 @@ class Server:
         learn of it, no connection is accepted and idle ones are closed; then ``within`` seconds for what is under way.
         Returns whether everything had ended by then; what had not is cut off."""
         self.draining = True
+        for connection in self._connections:
+            connection.last = True
         if quiet:
             await asyncio.sleep(quiet)
         for listener in self._listeners:
@@ -210,5 +212,10 @@ def _inside(address: str, networks: Iterable[Network]) -> bool:
     return any(parsed in network for network in networks)
 
 
-def _date_line() -> bytes:
-    return b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
+class _Openings(dict[int, bytes]):
+    """The first lines of a reply by status: status line, date, and the name of the request id's header."""
+
+    def __missing__(self, status: int) -> bytes:
+        date = formatdate(time.time(), usegmt=True).encode()
+        opening = self[status] = b"%bdate: %b\r\nx-request-id: " % (status_line(status), date)
+        return opening

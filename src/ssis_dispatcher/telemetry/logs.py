@@ -24,13 +24,17 @@ _logger = logging.getLogger("ssis")
 _CHATTY = ("httpx2", "httpcore2", "huggingface_hub", "asyncio", "urllib3", "filelock")
 
 
-def log(event: str, /, level: int = INFO, error: BaseException | None = None, **fields: object) -> None:
+def log(event: str, /, level: int = INFO, error: object = None, **fields: object) -> None:
     """Write one line: ``event`` in plain words, always the same for the same thing, and the facts as ``fields``.
 
-    ``error`` adds its traceback. Values are redacted, and those of fields named like secrets are left out altogether.
+    An exception as ``error`` adds its traceback. Values are redacted; those of fields named like secrets are left out.
     """
-    if _logger.isEnabledFor(level):
-        _logger.log(level, "%s", event, exc_info=error, extra={"fields": fields})
+    if not _logger.isEnabledFor(level):
+        return
+    traceback = error if isinstance(error, BaseException) else None
+    if error is not None and traceback is None:
+        fields["error"] = error
+    _logger.log(level, "%s", event, exc_info=traceback, extra={"fields": fields})
 
 
 def setup(format: Literal["text", "json"] = "text", level: str = "info", stream: IO[str] | None = None) -> None:

@@ -5,7 +5,7 @@ the environment of llama.cpp's own ``llama-server``, so one engine adapter serve
 
     python -I -S llama_child.py FOLDER_OF_XLLAMACPP
 
-When it can answer it says so on descriptor 3, in one line: ``{"address": "127.0.0.1:PORT"}``. SIGTERM ends it at once while
+When it can answer it says so on descriptor 3, in one line: ``127.0.0.1:PORT``. SIGTERM ends it at once while
 it loads; later, as soon as no request is being worked on. Why it failed is on stderr, how by its exit code (`LOAD_FAILED`,
 `BAD_ARGUMENTS`, `NO_RUNTIME`).
 """
@@ -165,7 +165,7 @@ def main() -> None:
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGTERM, lambda *_: None)
     host, _, port = server.listening_address.removeprefix("http://").rpartition(":")
-    os.write(READY_FD, json.dumps({"address": f"{host}:{port}"}).encode() + b"\n")
+    os.write(READY_FD, f"{host}:{port}\n".encode())
     os.read(woken, 1)
     drain(host, int(port))
     # Its destructor was seen to hang for minutes. The kernel takes everything back at once.

@@ -10,17 +10,16 @@ when the last descendant has ended, so whoever sees it end knows that the slice 
 
 ::
 
-    stdin   ←  one JSON object (`Order`), then lines "stop SECONDS"; end of file means that the dispatcher is gone
-    stdout  →  JSON lines: {"started": pid} or {"failed": reason}; {"ready": …} in the server's own words;
-               {"ended": {"code", "signal", "used", "over"}} last
+    stdin   ←  the order (`Order`), then lines "stop SECONDS"; end of file means that the dispatcher is gone
+    stdout  →  lines: "started PID" or "failed REASON"; "ready …" in the server's own words; at last
+               "ended STATUS USED OVER": as from waitpid, most bytes in use as far as seen, and, where that was too much
+               and it was killed for it, how much (else 0)
     stderr  →  what the server prints; it is handed on as the server's stdout and stderr
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import json
 import os
 import resource
 import select
@@ -50,18 +49,31 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Order:
-    """What to start: ``argv``, ``env``; whether it says itself when it is ready (on descriptor 3); and its bounds in bytes,
-    each 0 for none: ``memory`` of all its processes together, ``data`` of each (RLIMIT_DATA); ``cgroup`` is the
-    ``cgroup.procs`` file to enter, or ""."""
+    """What to start: ``argv`` and ``env``; whether it says itself when it is ready (a line on descriptor 3); and its bounds
+    in bytes, each 0 for none: ``memory`` of all its processes together, ``data`` of each (RLIMIT_DATA). ``cgroup`` is the
+    ``cgroup.procs`` file to enter, or "".
 
-    def __init__(self, line: bytes) -> None:
-        fields = json.loads(line)
-        self.argv: list[str] = fields["argv"]
-        self.env: dict[str, str] = fields["env"]
-        self.says_ready: bool = fields["says_ready"]
-        self.memory: int = fields["memory"]
-        self.data: int = fields["data"]
-        self.cgroup: str = fields["cgroup"]
+    On the wire: its length in bytes, a line feed, and these texts with NUL between them: says_ready, memory, data, cgroup,
+    number of arguments, the arguments, ``NAME=value`` for each variable. No argument or variable can hold a NUL.
+    """
+
+    def __init__(self, text: str) -> None:
+        says_ready, memory, data, self.cgroup, count, *rest = text.split("\0")
+        self.says_ready = says_ready == "1"
+        self.memory, self.data = int(memory), int(data)
+        self.argv = rest[: int(count)]
+        self.env = dict(pair.split("=", 1) for pair in rest[int(count) :])
+
+    @staticmethod
+    def read() -> Order:
+        """From stdin. Ends the process when the dispatcher is gone already."""
+        head = b""
+        while not head.endswith(b"\n"):
+            head += _read_or_exit(1)
+        body = b""
+        while len(body) < int(head):
+            body += _read_or_exit(int(head) - len(body))
+        return Order(os.fsdecode(body))
 
 
 class Supervisor:
@@ -89,7 +101,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Until the last process of the server has ended."""
-        _say(started=self._child)
+        _say(f"started {self._child}")
         while not self._reap():
             self._act_on_time()
             for descriptor, _ in self._poll.poll(self._patience()):
@@ -99,9 +111,7 @@ class Supervisor:
                     self._read_ready()
                 else:
                     self._read_signals()
-        status = self._status or 0
-        code, killed_by = (None, os.WTERMSIG(status)) if os.WIFSIGNALED(status) else (os.waitstatus_to_exitcode(status), None)
-        _say(ended={"code": code, "signal": killed_by, "used": self._used, "over": self._over})
+        _say(f"ended {self._status} {self._used} {self._over}")
 
     def _patience(self) -> float | None:
         """Milliseconds until something is to be done unasked."""
@@ -153,7 +163,7 @@ class Supervisor:
         self._ready += data
         line, end, _ = self._ready.partition(b"\n")
         if end:
-            _say(ready=json.loads(line))
+            _say(f"ready {os.fsdecode(line)}")
         if end or not data:
             self._poll.unregister(self._ready_fd)
 
@@ -202,11 +212,12 @@ def _become(order: Order, ready_end: int) -> None:
     os.setsid()
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write(PREFERRED_VICTIM)
+    try:
+        _write("/proc/self/oom_score_adj", PREFERRED_VICTIM)
+    except OSError:  # a /proc that cannot be written: then it is as likely a victim as any
+        pass
     if order.cgroup:
-        with open(order.cgroup, "w") as file:
-            file.write("0")
+        _write(order.cgroup, "0")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump holds prompts
     if order.data:
         resource.setrlimit(resource.RLIMIT_DATA, (order.data, order.data))
@@ -224,9 +235,10 @@ def descendants() -> list[int]:
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                # pid (name) state parent …; the name may hold anything, brackets too
-                children.setdefault(int(file.read().rpartition(b")")[2].split()[1]), []).append(int(name))
+            # pid (name) state parent …; the name may hold anything, brackets too
+            after_name = _read(f"/proc/{name}/stat").rpartition(b")")[2].split()
+            if after_name:
+                children.setdefault(int(after_name[1]), []).append(int(name))
     family = children.get(os.getpid(), [])
     for pid in family:  # grows while it is walked
         family.extend(children.get(pid, ()))
@@ -242,39 +254,50 @@ def memory_of(family: list[int], limit: int) -> int:
     quick = sum(_fields(f"/proc/{pid}/status", (b"RssAnon:", b"RssShmem:")) for pid in family)
     if quick <= limit or len(family) == 1:
         return quick
-    return min(quick, sum(_fields(f"/proc/{pid}/smaps_rollup", (b"Pss_Anon:", b"Pss_Shmem:")) for pid in family) or quick)
+    fair = sum(_fields(f"/proc/{pid}/smaps_rollup", (b"Pss_Anon:", b"Pss_Shmem:")) for pid in family)
+    return fair or quick
 
 
 def _fields(path: str, names: tuple[bytes, ...]) -> int:
     """The sum of these fields, in bytes; 0 for a process that has ended."""
-    total = 0
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        for line in file:
-            if line.startswith(names):
-                total += int(line.split()[1]) * 1024
-    return total
+    return sum(int(line.split()[1]) * 1024 for line in _read(path).splitlines() if line.startswith(names))
+
+
+def _read(path: str) -> bytes:
+    """A file of /proc; empty when its process has ended."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:
     for pid in pids:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+        try:
             os.kill(pid, number)
+        except OSError:  # it has ended, or has made itself somebody else
+            pass
 
 
-def _say(**report: object) -> None:
+def _say(line: str) -> None:
     """One line to the dispatcher, if it is still there."""
-    with contextlib.suppress(BrokenPipeError):
-        os.write(1, json.dumps(report).encode() + b"\n")
+    try:
+        os.write(1, os.fsencode(line) + b"\n")
+    except BrokenPipeError:
+        pass
 
 
-def _first_line() -> bytes:
-    line = b""
-    while not line.endswith(b"\n"):
-        byte = os.read(0, 65536)
-        if not byte:
-            sys.exit(1)
-        line += byte
-    return line
+def _read_or_exit(most: int) -> bytes:
+    data = os.read(0, most)
+    if not data:
+        sys.exit(1)
+    return data
 
 
 def main() -> None:
@@ -284,11 +307,11 @@ def main() -> None:
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
-    order = Order(_first_line())
+    order = Order.read()
     try:
         supervisor = Supervisor(order, woken)
     except OSError as error:
-        _say(failed=str(error))
+        _say(f"failed {error}")
     else:
         supervisor.run()
 

@@ -1,0 +1,265 @@
+"""Servers as child processes of this machine: the launcher.
+
+What it is made of: `child` runs one supervised server, `plans` say what to run, `bounds` keep it to its memory, `devices`
+hold the GPUs, `failures` put an end into words. Called by the dispatcher through `launchers.base.Launcher`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+
+import msgspec
+
+from ssis_dispatcher.core.messages import (
+    AnyEvent,
+    Failure,
+    FailureKind,
+    InventoryChanged,
+    Launch,
+    ServerFailed,
+    ServerProgressed,
+    ServerReady,
+)
+from ssis_dispatcher.core.slices import SliceKind
+from ssis_dispatcher.engines.base import Engine
+from ssis_dispatcher.errors import CallerError, DispatchError
+from ssis_dispatcher.launchers.base import LaunchFailed, Report
+from ssis_dispatcher.launchers.process import bounds, failures, health, inventory
+from ssis_dispatcher.launchers.process.child import Child, Order
+from ssis_dispatcher.launchers.process.devices import Nvml, Shelf
+from ssis_dispatcher.launchers.process.options import ModelSource, Phase, ProcessOptions, ResolveModel
+from ssis_dispatcher.launchers.process.plans import Plan, plan
+
+FAILED_KEPT = 64
+"""Failed servers whose last lines are kept."""
+
+CLOSE_GRACE = 2.0
+"""Seconds that servers have to end when the dispatcher does. By then nobody waits for them."""
+
+LOOK_EVERY = 60.0
+"""Seconds between two looks at the GPUs: somebody may cut them anew, and one may fall off the bus."""
+
+_POLL_FIRST, _POLL_MOST = 0.05, 1.0
+"""Seconds between two questions to a server that cannot say by itself that it is ready; they grow."""
+
+
+class _Running(msgspec.Struct, frozen=True):
+    """The processes of a server, as long as there are any."""
+
+    plan: Plan
+    child: Child
+    bounds: bounds.Bounds
+    kernel_kills: int
+    """How many processes the kernel had killed for memory before this one began."""
+
+
+class _Server:
+    """One server, from its launch until no process of it is left."""
+
+    def __init__(self, order: Launch) -> None:
+        self.order = order
+        self.running: _Running | None = None
+        self.ready = False
+        self.stopping = False
+
+
+class ProcessLauncher:
+    """One machine. ``engines`` by name; ``resolve_model`` tells where a model comes from, and fetches it."""
+
+    name = "process"
+
+    def __init__(
+        self,
+        options: ProcessOptions,
+        engines: Mapping[str, Engine],
+        resolve_model: ResolveModel,
+        *,
+        nvml: Nvml | None = None,
+        bounder: bounds.Bounder | None = None,
+    ) -> None:
+        self._options = options
+        self._engines = engines
+        self._resolve_model = resolve_model
+        self._nvml = nvml or Nvml.find()
+        self._bounder = bounder or bounds.detect()
+        self._shelf = Shelf()
+        self._servers: dict[str, _Server] = {}
+        self._failed: OrderedDict[str, list[str]] = OrderedDict()
+        self._report: Report | None = None
+        self._untold: deque[AnyEvent] = deque()
+
+    async def watch(self, report: Report) -> None:
+        pools = await asyncio.to_thread(inventory.look, self._options, self._nvml, self._shelf)
+        report(InventoryChanged("launcher", pools))
+        self._report = report
+        try:
+            while self._untold:
+                report(self._untold.popleft())
+            while True:
+                await asyncio.sleep(LOOK_EVERY)
+                if self._shelf.empty or self._options.pools is not None:
+                    continue  # shares of memory do not come and go
+                now = await asyncio.to_thread(inventory.look, self._options, self._nvml, self._shelf)
+                if now != pools:
+                    pools = now
+                    report(InventoryChanged("launcher", pools))
+        finally:
+            self._report = None
+
+    async def launch(self, order: Launch, report: Report) -> ServerReady:
+        server = self._servers[order.server] = _Server(order)
+
+        def phase(name: str, detail: str = "") -> None:
+            report(ServerProgressed(order.cause, order.server, name, detail))
+
+        try:
+            source = await self._resolve(order, phase)
+            phase("starting")
+            running = server.running = self._start(server, source)
+            phase("loading")
+            address = await self._wait_ready(server, running)
+        except asyncio.CancelledError:
+            raise  # the rest is `stop`'s
+        except BaseException:
+            await self.stop(order.server, 0.0)
+            raise
+        server.ready = True
+        return ServerReady(order.cause, order.server, address)
+
+    async def stop(self, server: str, grace: float) -> None:
+        known = self._servers.get(server)
+        if known is None:
+            return
+        known.stopping = True
+        if known.running is not None:
+            known.running.child.stop(grace)
+            await known.running.child.wait_ended()
+        self._forget(known)
+
+    def logs(self, server: str) -> list[str]:
+        known = self._servers.get(server)
+        if known is None:
+            return list(self._failed.get(server, ()))
+        return known.running.child.lines() if known.running is not None else []
+
+    async def close(self) -> None:
+        for server in self._servers.values():
+            server.stopping = True
+            if server.running is not None:
+                server.running.child.stop(CLOSE_GRACE)
+        for name in list(self._servers):
+            await self.stop(name, CLOSE_GRACE)
+        self._bounder.close()
+
+    def enforcement(self) -> str:
+        """How servers are kept to their memory on this machine, for people."""
+        return self._bounder.describe()
+
+    def __repr__(self) -> str:
+        ready = sum(server.ready for server in self._servers.values())
+        return f"<ProcessLauncher: {ready} ready, {len(self._servers) - ready} not, {len(self._failed)} failed>"
+
+    # A start, step by step
+
+    async def _resolve(self, order: Launch, phase: Phase) -> ModelSource:
+        """Raises `LaunchFailed`."""
+        try:
+            return await self._resolve_model(order.model, phase)
+        except CallerError as error:
+            raise LaunchFailed(Failure(FailureKind.MISCONFIGURED, error.problem.message)) from error
+        except DispatchError as error:
+            raise LaunchFailed(Failure(FailureKind.CRASHED, error.problem.message)) from error
+
+    def _start(self, server: _Server, source: ModelSource) -> _Running:
+        """Raises `LaunchFailed`."""
+        order = server.order
+        made = plan(order, self._engines, source, self._options, self._take_devices(order))
+        limits = bounds.Bounds()
+        if made.is_local:
+            limits = self._bounder.make(order.server, order.pool.slice.memory_mib, made.all_threads, made.embedded)
+        group = str(limits.cgroup / "cgroup.procs") if limits.cgroup else ""
+        command = Order(made.argv, made.env, made.embedded, limits.memory, limits.data, group)
+        kernel_kills = bounds.kernel_kills()
+        try:
+            child = Child(command, lambda _: self._ended(server))
+        except (OSError, ValueError) as error:
+            self._bounder.remove(limits)
+            message = f"this machine cannot start another process: {error}"
+            raise LaunchFailed(Failure(FailureKind.CRASHED, message)) from error
+        return _Running(made, child, limits, kernel_kills)
+
+    def _take_devices(self, order: Launch) -> tuple[str, ...]:
+        slice = order.pool.slice
+        if slice.kind is SliceKind.CPU:
+            return ()
+        devices = self._shelf.take(order.server, slice, order.count)
+        if devices is None and self._options.pools is None:
+            message = f"{order.count} × {slice.name} was free a moment ago and is not there any more"
+            raise LaunchFailed(Failure(FailureKind.LOST, message))
+        return devices or ()
+
+    async def _wait_ready(self, server: _Server, running: _Running) -> str:
+        """Its address, when it can answer. Raises `LaunchFailed` when it ends before."""
+        child, made = running.child, running.plan
+        if made.embedded:
+            await asyncio.wait([child.ready])
+            if (address := child.ready.result()) is not None:
+                return address
+            raise LaunchFailed(self._failure(server, running))
+        pause = _POLL_FIRST
+        while not await health.answers(made.host, made.port, made.health):
+            await asyncio.wait([child.ended], timeout=pause)
+            if child.ended.done():
+                raise LaunchFailed(self._failure(server, running))
+            pause = min(_POLL_MOST, pause * 1.5)
+        return made.address
+
+    # An end
+
+    def _ended(self, server: _Server) -> None:
+        """No process of it is left. While it starts, `launch` tells; while it stops, everybody knows."""
+        if server.ready and not server.stopping and server.running is not None:
+            failure = self._failure(server, server.running)
+            self._forget(server)
+            self._tell(ServerFailed("launcher", server.order.server, failure))
+
+    def _failure(self, server: _Server, running: _Running) -> Failure:
+        """Why it ended, which it has."""
+        lines = running.child.lines()
+        failure = failures.explain(
+            failures.Death(
+                engine=running.plan.engine,
+                model=running.plan.model,
+                end=running.child.ended.result(),
+                lines=lines,
+                ready=server.ready,
+                embedded=running.plan.embedded,
+                share_mib=server.order.pool.slice.memory_mib,
+                kernel_killed=self._bounder.exceeded(running.bounds) or bounds.kernel_kills() > running.kernel_kills,
+            )
+        )
+        self._keep_lines(server.order.server, [*lines, failure.message])
+        return failure
+
+    def _keep_lines(self, server: str, lines: list[str]) -> None:
+        self._failed[server] = lines
+        self._failed.move_to_end(server)
+        while len(self._failed) > FAILED_KEPT:
+            self._failed.popitem(last=False)
+
+    def _forget(self, server: _Server) -> None:
+        """Give back all that it had. More than once does no harm."""
+        if server.running is not None:
+            self._bounder.remove(server.running.bounds)
+        if self._servers.get(server.order.server) is server:
+            del self._servers[server.order.server]
+            self._shelf.give_back(server.order.server)
+
+    def _tell(self, event: AnyEvent) -> None:
+        """Report ``event``, now or when somebody watches again."""
+        if self._report is None:
+            self._untold.append(event)
+        else:
+            self._report(event)
