@@ -14,7 +14,7 @@ help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: .venv/installed ## serve on 127.0.0.1:8080 and show one real answer (PORT=, HOST=, ONCE=1 to stop after it)
-	@$(BIN)/ssis serve --host $(HOST) --port $(PORT) --try $(if $(ONCE),--once)
+	@$(BIN)/ssis serve --host $(HOST) --port $(PORT) --log-level warning --no-access-log --try $(if $(ONCE),--once)
 
 test: .venv/developing ## every test that needs neither GPU nor cluster
 	@$(BIN)/pytest $(PYTEST_ARGS)

@@ -113,8 +113,17 @@ def shared_cache() -> Path:
 def served(settings: Settings) -> dict[str, Served]:
     """The engines that run here: the embedded one, and those that the operator has configured."""
     engines = {EMBEDDED: Served(ENGINES[EMBEDDED], files=True, kinds=(SliceKind.CPU,), parallel=())}
-    for command in settings.engines:
-        like = ENGINES["openai" if command.like == "plain" else command.like]
-        kinds = tuple(SliceKind(kind) for kind in command.kinds) or GPU_KINDS
-        engines[command.name] = Served(CommandEngine.of(command, like), files=command.like == EMBEDDED, kinds=kinds)
+    for table in settings.engines:
+        engine = CommandEngine(
+            table.name,
+            ENGINES[table.like],
+            command=table.command,
+            env=table.env,
+            port=table.port,
+            health=table.health,
+            dialects=table.dialects,
+            seats=table.seats,
+        )
+        kinds = tuple(SliceKind(kind) for kind in table.kinds) or GPU_KINDS
+        engines[table.name] = Served(engine, files=table.like == EMBEDDED, kinds=kinds)
     return engines

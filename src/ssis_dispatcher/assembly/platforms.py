@@ -12,7 +12,8 @@ from ssis_dispatcher.core.slices import Pool
 from ssis_dispatcher.launchers.base import Launcher
 from ssis_dispatcher.launchers.fake import FakeLauncher
 from ssis_dispatcher.launchers.inventory import load_inventory
-from ssis_dispatcher.launchers.process import ModelSource, ProcessLauncher, ProcessOptions, Share, inventory_now
+from ssis_dispatcher.launchers.process import ModelSource, ProcessLauncher, ProcessOptions, Share, inventory
+from ssis_dispatcher.launchers.process.devices import Nvml, Shelf
 from ssis_dispatcher.launchers.process.options import Phase
 from ssis_dispatcher.settings import Settings
 
@@ -43,7 +44,7 @@ def options(settings: Settings) -> ProcessOptions:
 
 def local_pools(settings: Settings) -> Iterable[Pool]:
     """The slices of this machine, all of them free."""
-    return inventory_now(options(settings))
+    return inventory.look(options(settings), Nvml.find(), Shelf())
 
 
 class Resolver:

@@ -63,7 +63,7 @@ class Program:
         self.metrics = Metrics(settings.metrics_models)
         self.pool = Pool(same_fields(settings, UpstreamLimits, "upstream_"))
         self.access = (
-            AccessLog(sys.stdout.write, asyncio.get_running_loop().call_later) if settings.access_log else None
+            AccessLog(sys.stderr.write, asyncio.get_running_loop().call_later) if settings.access_log else None
         )
         self.lag = LoopLag(asyncio.get_running_loop(), self.metrics.loop_lag)
         self.gateway = self._gateway()

@@ -9,6 +9,7 @@ share of the traffic, so that they cannot double the load of a server in trouble
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from functools import lru_cache
 
@@ -20,6 +21,10 @@ from ssis_dispatcher.http.upstream import Call, Receiver, UpstreamConnection
 __all__ = ["Call", "Pool", "Receiver", "UpstreamLimits"]
 
 Address = tuple[str, int]
+
+_COLON = b": "
+_WITH_BODY = ("POST", "PUT", "PATCH")
+_NOT_ONE_WORD = re.compile(rb"[^\x21-\x7e]")
 
 _FORGET_AFTER = 60
 """Ticks without any use after which an address is forgotten."""
@@ -205,19 +210,13 @@ class Pool:
         upstream = self._upstreams.get(address)
         if upstream is None:
             upstream = self._upstreams[address] = Upstream(self, address)
-        parts = [
-            _request_line(method, target),
-            b"host: ",
-            host or upstream.host,
-            b"\r\naccept-encoding: identity\r\n",
-        ]
-        for name, value in headers:
-            parts += (name, b": ", value, b"\r\n")
-        if body or method in ("POST", "PUT", "PATCH"):
-            parts.append(b"content-length: %d\r\n" % len(body))
-        parts.append(b"\r\n")
-        head = b"".join(parts)
-        if head.count(b"\n") != head.count(b"\r\n") or head.find(b"\r\n\r\n") != len(head) - 4:
+        lines = [_opening(method, target, host or upstream.host), *map(_COLON.join, headers)]
+        if body or method in _WITH_BODY:
+            lines.append(b"content-length: %d\r\n\r\n" % len(body))
+        else:
+            lines.append(b"\r\n")
+        head = b"\r\n".join(lines)
+        if head.count(b"\n") != len(lines) + 3:
             raise ValueError("A header has a line break in it.")
         self.sent += 1
         if self._credit < self.limits.retry_reserve:
@@ -306,8 +305,8 @@ class Pool:
 
 
 @lru_cache(maxsize=256)
-def _request_line(method: str, target: bytes) -> bytes:
-    """Raises ValueError for what would not be one line of three words."""
-    if not method.isalpha() or not target.startswith(b"/") or any(byte <= 32 or byte >= 127 for byte in target):
-        raise ValueError("Not a method, or not a target in origin form.")
-    return b"%b %b HTTP/1.1\r\n" % (method.encode(), target)
+def _opening(method: str, target: bytes, host: bytes) -> bytes:
+    """The first lines of a request. Raises ValueError for what would not be one line of three words."""
+    if not method.isalpha() or not target.startswith(b"/") or _NOT_ONE_WORD.search(target + host):
+        raise ValueError("Not a method, not a target in origin form, or no host.")
+    return b"%b %b HTTP/1.1\r\nhost: %b\r\naccept-encoding: identity" % (method.encode(), target, host)

@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
         self._progress = False
         self._received = 0  # body bytes of the request that is being read
         self._requests = 0
-        self.last = server.draining  # the reply being written is to be the last one
+        self.last = server.draining  # the next reply to be written is to be the last one
         self._resumes_with = b""  # framing of the body behind an ignored Upgrade
         self._continue: Exchange | None = None  # whose 100 Continue is owed
         self._starting = self._paused_reading = self._lingers = False
@@ -244,13 +244,11 @@ class Connection(asyncio.Protocol):
             target = heads.origin_form(target, host or b"", method)
         path, query = heads.parse_target(target)
         exchange = Exchange(self, server.next_id(), server.time(), method, target, path, query, headers, index)
-        exchange.keep = keep
+        exchange.keep = keep and self._requests < server.limits.keepalive_requests - 1
         exchange.old = old
         if self.trusted:
             exchange.peer = heads.forwarded_peer(headers, self.peer, server.trusted)
         self._requests += 1
-        if self._requests >= server.limits.keepalive_requests:
-            self.last = True
         self._incoming = exchange
         self._received = 0
         self._phase = _BODY

@@ -17,6 +17,7 @@ _JOINED = 65_536
 
 _CHUNKED, _COUNTED, _UNTIL_CLOSE, _MUTE = range(4)
 
+_COLON = b": "
 _BODILESS = (204, 304)
 
 
@@ -85,6 +86,7 @@ class Exchange:
     """The application's own, for whatever it wants to find again in `finished`."""
     extra: tuple[Header, ...]
     """Headers that go on every reply to this request, whoever writes it (set by the application)."""
+    _framing: int
     keep: bool
     """Whether the client lets the connection live on."""
     old: bool
@@ -183,15 +185,13 @@ class Exchange:
         self.status = status
         self._left = length or 0
         connection = self._connection
-        parts = [connection.opening(status), self.id.encode(), b"\r\n"]
-        for name, value in headers:
-            parts += (name, b": ", value, b"\r\n")
-        for name, value in self.extra:
-            parts += (name, b": ", value, b"\r\n")
+        lines = [connection.opening(status) + self.id.encode(), *map(_COLON.join, headers)]
+        if self.extra:
+            lines += map(_COLON.join, self.extra)
         if length is not None:
             self._framing = _MUTE if self.method == "HEAD" or status in _BODILESS else _COUNTED
             if status != 204:
-                parts.append(b"content-length: %d\r\n" % length)
+                lines.append(b"content-length: %d" % length)
         elif self.method == "HEAD" or status in _BODILESS:
             self._framing = _MUTE
         elif self.old:
@@ -199,15 +199,15 @@ class Exchange:
             self.keep = False
         else:
             self._framing = _CHUNKED
-            parts.append(b"transfer-encoding: chunked\r\n")
+            lines.append(b"transfer-encoding: chunked")
         if connection.last or not self.keep:
             self.keep = False
-            parts.append(b"connection: close\r\n\r\n")
+            lines.append(b"connection: close\r\n\r\n")
         elif self.old:
-            parts.append(b"connection: keep-alive\r\n\r\n")
+            lines.append(b"connection: keep-alive\r\n\r\n")
         else:
-            parts.append(b"\r\n")
-        return b"".join(parts)
+            lines.append(b"\r\n")
+        return b"\r\n".join(lines)
 
     def write(self, data: bytes) -> None:
         """More of the body. Raises RuntimeError before `start`, and for more than the length that was announced."""

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 _JOINED = 65_536
 """Up to this size head and body go out in one piece."""
 
-_HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade"))
+_OURS = frozenset(
+    (
+        *(b"content-length", b"transfer-encoding", b"content-encoding"),
+        *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade"),
+    )
+)
+"""Headers that are read here and not passed on."""
 
 
 class Receiver(Protocol):
@@ -137,6 +143,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._fresh = True  # has not served a call yet
         self._quiet = 0.0  # seconds without a byte
         self._headers: list[Header] = []
+        self._length: int | None = None
+        self._chunked = False
         self._parts: list[bytes] = []
 
     # The pool's side
@@ -153,8 +161,7 @@ class UpstreamConnection(asyncio.Protocol):
         call.connection = self
         self._status = self._informational = self._pending = 0
         self._quiet = 0.0
-        self._length: int | None = None
-        self._spoken = self._has_head = self._told = self._done = self._keep = self._chunked = False
+        self._spoken = self._has_head = self._told = self._done = self._keep = False
         if len(call.body) < _JOINED:
             self._transport.write(call.head + call.body)
         else:
@@ -304,10 +311,338 @@ class UpstreamConnection(asyncio.Protocol):
         if self._done:
             raise _Surplus
         self._headers = []
+        self._length = None
+        self._chunked = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._has_head:  # else: a trailer
-            self._headers.append((name.lower(), value))
+        if self._has_head:  # a trailer
+            return
+        name = name.lower()
+        if name in _OURS:
+            self._take_note(name, value)
+        else:
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._progress = True
+        status = self._status = self._parser.get_status_code()
+        limits = self._pool.limits
+        if len(self._headers) > limits.max_headers or (
+            self._fed + self._pending > limits.max_head
+            and sum(len(name) + len(value) + 4 for name, value in self._headers) > limits.max_head
+        ):
+            raise _head_too_large()
+        if status < 200:
+            self._informational += 1
+            if status in (0, 101) or self._informational > limits.max_informational:
+                raise _garbled("it sent too many or unasked-for 1xx replies")
+            return
+        assert self._call is not None
+        is_head = self._call.is_head
+        self._keep = self._parser.should_keep_alive() and not is_head
+        if is_head or status in (204, 304):
+            self._length = self._length or 0
+            self._done = is_head
+        elif self._length is None and not self._chunked:
+            self._keep = False
+        self._has_head = True
+
+    def _take_note(self, name: bytes, value: bytes) -> None:
+        """Framing ends here, and so does what else is for one hop."""
+        if name == b"content-length":
+            self._length = int(value)
+        elif name == b"transfer-encoding":
+            self._chunked = True
+            if value.strip().lower() != b"chunked":
+                raise _garbled("its Transfer-Encoding is not 'chunked'")
+        elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise _garbled("it compressed its reply although it was told not to")
+
+    def on_body(self, data: bytes) -> None:
+        """Body bytes, framing removed."""
+
+    def on_end(self) -> None:
+        """The reply is complete as far as HTTP can tell."""
+
+    def on_failed(self, error: UpstreamError) -> None:
+        """Refused, broken, garbled, too late. Nothing follows."""
+
+
+class Call:
+    """One request under way."""
+
+    __slots__ = (
+        "body",
+        "connection",
+        "first_byte_timeout",
+        "head",
+        "is_head",
+        "paused",
+        "receiver",
+        "retried",
+        "timer",
+        "upstream",
+        "waited",
+    )
+
+    def __init__(self, upstream: Upstream, receiver: Receiver, head: bytes, body: bytes, is_head: bool) -> None:
+        self.upstream = upstream
+        self.receiver: Receiver | None = receiver
+        self.head = head
+        self.body = body
+        self.is_head = is_head
+        self.connection: UpstreamConnection | None = None
+        self.first_byte_timeout: float | None = None
+        self.retried = self.paused = False
+        self.timer: asyncio.TimerHandle | None = None
+        self.waited = 0.0
+
+    def cancel(self) -> None:
+        """Close the upstream connection, which stops the generation; nothing is called after this."""
+        self.receiver = None
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.connection is not None:
+            self.connection.abort()
+        elif self in self.upstream.waiting:
+            self.upstream.waiting.remove(self)
+
+    def pause(self) -> None:
+        """Stop reading from upstream."""
+        if not self.paused:
+            self.paused = True
+            if self.connection is not None:
+                self.connection.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self.paused:
+            self.paused = False
+            if self.connection is not None:
+                self.connection.resume()
+
+    def fail(self, error: UpstreamError) -> None:
+        """Tell the receiver; it hears nothing more."""
+        receiver, self.receiver = self.receiver, None
+        self.connection = None
+        if receiver is not None:
+            self.upstream.count(error)
+            receiver.on_failed(error)
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection; serves one call at a time."""
+
+    __slots__ = (
+        "_call",
+        "_chunked",
+        "_done",
+        "_fed",
+        "_fresh",
+        "_has_head",
+        "_headers",
+        "_informational",
+        "_keep",
+        "_length",
+        "_parser",
+        "_parts",
+        "_pending",
+        "_pool",
+        "_progress",
+        "_quiet",
+        "_spoken",
+        "_status",
+        "_told",
+        "_transport",
+        "_upstream",
+    )
+
+    def __init__(self, pool: Pool, upstream: Upstream) -> None:
+        self._pool = pool
+        self._upstream = upstream
+        self._call: Call | None = None
+        self._fresh = True  # has not served a call yet
+        self._quiet = 0.0  # seconds without a byte
+        self._headers: list[Header] = []
+        self._length: int | None = None
+        self._chunked = False
+        self._parts: list[bytes] = []
+
+    # The pool's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._parser = httptools.HttpResponseParser(self)
+        self._pool.connections.add(self)
+        self._upstream.connected(self)
+
+    def begin(self, call: Call) -> None:
+        """Send the request. Nothing is reported before the loop's next turn."""
+        self._call = call
+        call.connection = self
+        self._status = self._informational = self._pending = 0
+        self._quiet = 0.0
+        self._spoken = self._has_head = self._told = self._done = self._keep = False
+        if len(call.body) < _JOINED:
+            self._transport.write(call.head + call.body)
+        else:
+            self._transport.writelines((call.head, call.body))
+        if call.paused:
+            self._transport.pause_reading()
+
+    def pause(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self._transport.is_closing():
+            self._quiet = 0.0
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+    def look(self, seconds: float) -> None:
+        """Called by the sweep, ``seconds`` after the last time."""
+        call, limits = self._call, self._pool.limits
+        if call is not None and call.paused:
+            return  # the silence is ours
+        self._quiet += seconds
+        if call is None:
+            if self._quiet > limits.keep_timeout:
+                self._upstream.idle.pop(self, None)
+                self._transport.close()
+        elif not self._spoken:
+            limit = call.first_byte_timeout
+            if limit is not None and self._quiet > limit:
+                self._fail(UpstreamTimeout(f"The inference server did not answer within {limit:g} seconds."))
+        elif limits.idle_timeout is not None and self._quiet > limits.idle_timeout:
+            self._fail(
+                UpstreamTimeout(
+                    f"The inference server fell silent for {limits.idle_timeout:g} seconds in the middle of its reply.",
+                    code="upstream_idle_timeout",
+                )
+            )
+
+    # The transport's side
+
+    def data_received(self, data: bytes) -> None:
+        call = self._call
+        if call is None or call.receiver is None:  # bytes that nobody asked for, or not any more
+            self._upstream.idle.pop(self, None)
+            self._transport.abort()
+            return
+        self._spoken = True
+        self._quiet = 0.0
+        self._progress = False
+        self._fed = len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._keep = False
+            if not self._done:  # else: bytes behind a complete reply
+                self._deliver(call)
+                if self._call is call:
+                    self._fail(_reason(error))
+                return
+        if self._progress:
+            self._pending = 0
+        else:
+            self._pending += self._fed
+            if self._pending > self._pool.limits.max_head:
+                self._fail(_head_too_large())
+                return
+        self._deliver(call)
+
+    def _deliver(self, call: Call) -> None:
+        """Tell the receiver what has been collected. It may cancel at any point."""
+        receiver = call.receiver
+        if receiver is None:
+            return
+        if self._has_head and not self._told:
+            self._told = True
+            receiver.on_head(self._status, self._headers, self._length)
+        parts = self._parts
+        if parts:
+            self._parts = []
+            if call.receiver is not None:
+                receiver.on_body(parts[0] if len(parts) == 1 else b"".join(parts))
+        if self._done and call.receiver is not None:
+            self._finish(call)
+
+    def _finish(self, call: Call) -> None:
+        """The reply is complete: free the connection first, so that what the receiver sends next can use it."""
+        receiver, call.receiver = call.receiver, None
+        call.connection = self._call = None
+        self._headers = []
+        self._fresh = False
+        if not self._keep or self._transport.get_write_buffer_size():  # the server did not want all of the request
+            self._transport.abort()
+        elif call.paused:
+            self._transport.resume_reading()
+            self._upstream.release(self)
+        else:
+            self._upstream.release(self)
+        if receiver is not None:
+            receiver.on_end()
+
+    def eof_received(self) -> None:
+        """The server has closed its side; `connection_lost` says what that means."""
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._pool.lost(self)
+        self._upstream.idle.pop(self, None)
+        call, self._call = self._call, None
+        if call is not None and call.receiver is not None:
+            self._left_early(call, exc)
+        self._headers = []
+        del self._parser  # holds us, as we hold it
+
+    def _left_early(self, call: Call, exc: BaseException | None) -> None:
+        """The connection went away in the middle of a call: is that the reply's end, its ruin, or worth another try?"""
+        if not self._spoken:
+            if not self._fresh and self._upstream.may_retry(call):
+                call.connection = None
+                self._upstream.dial(call)
+            else:
+                call.fail(
+                    UpstreamError(
+                        "The inference server closed the connection without an answer.", code="upstream_closed"
+                    )
+                )
+        elif self._has_head and self._length is None and not self._chunked and exc is None:
+            receiver, call.receiver, call.connection = call.receiver, None, None
+            if receiver is not None:
+                receiver.on_end()
+        else:
+            call.fail(UpstreamError("The inference server's reply broke off.", code="upstream_truncated"))
+
+    def _fail(self, error: UpstreamError) -> None:
+        """Give the call up, and the connection with it."""
+        call, self._call = self._call, None
+        self._parts = []
+        self._transport.abort()
+        if call is not None:
+            call.fail(error)
+
+    # The parser's side
+
+    def on_message_begin(self) -> None:
+        if self._done:
+            raise _Surplus
+        self._headers = []
+        self._length = None
+        self._chunked = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._has_head:  # a trailer
+            return
+        name = name.lower()
+        if name in _OURS:
+            self._take_note(name, value)
+        else:
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._progress = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,20 +17,14 @@ NewSettings = Callable[..., Settings]
 
 
 class Nvml:
-    """NVML of a machine with these GPUs: the number of MIG devices of each, None for MIG off, "no" for none known."""
+    """NVML of a machine with these GPUs: the number of MIG devices of each, None for a whole one."""
 
     NVML_DEVICE_MIG_ENABLE = 1
 
     class NVMLError(Exception):
         pass
 
-    class NVMLError_NotSupported(NVMLError):
-        pass
-
-    class NVMLError_NotFound(NVMLError):
-        pass
-
-    def __init__(self, *cards: int | str | None, broken: str = "") -> None:
+    def __init__(self, *cards: int | None, broken: str = "") -> None:
         self.cards = cards
         self.broken = broken
         self.open = 0
@@ -51,23 +46,28 @@ class Nvml:
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
         return index
 
-    def nvmlDeviceGetName(self, handle: int) -> str:
-        return "NVIDIA H200"
+    def nvmlDeviceGetUUID(self, handle: object) -> str:
+        return f"GPU-{handle}"
+
+    def nvmlDeviceGetName(self, handle: object) -> str:
+        return "NVIDIA H200 MIG 1g.18gb"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
+        return SimpleNamespace(total=141 * 2**30)
+
+    def nvmlDeviceGetAttributes(self, handle: str) -> SimpleNamespace:
+        return SimpleNamespace(memorySizeMB=16384, gpuInstanceSliceCount=1)
 
     def nvmlDeviceGetMigMode(self, handle: int) -> tuple[int, int]:
-        if self.cards[handle] == "no":
-            raise self.NVMLError_NotSupported
         return (0, 0) if self.cards[handle] is None else (1, 1)
 
     def nvmlDeviceGetMaxMigDeviceCount(self, handle: int) -> int:
         return 7
 
     def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: int, index: int) -> str:
-        count = self.cards[handle]
-        assert isinstance(count, int)
-        if index >= count:
-            raise self.NVMLError_NotFound
-        return f"MIG-{index}"
+        if index >= (self.cards[handle] or 0):
+            raise self.NVMLError("Not Found")
+        return f"{handle}-{index}"
 
 
 @pytest.fixture
@@ -113,12 +113,12 @@ def test_a_driver_that_does_not_work_is_broken(settings: NewSettings, machine: C
 
 
 def test_whole_gpus_and_mig_devices_are_counted(settings: NewSettings, machine: Callable[[Any, bool], None]) -> None:
-    nvml = Nvml(7, None, "no")
+    nvml = Nvml(7, None, None)
     machine(nvml, True)
     check = gpus.gpus(settings())
 
     assert check.ok is True
-    assert check.detail == "driver 570.1: NVIDIA H200 (7 MIG devices), NVIDIA H200 (whole), NVIDIA H200 (whole)"
+    assert check.detail == "driver 570.1: 7 x nvidia.com/mig-1g.18gb, 2 x nvidia.com/gpu"
     assert nvml.open == 0
 
 

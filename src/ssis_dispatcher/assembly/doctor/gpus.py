@@ -1,8 +1,9 @@
-"""NVIDIA GPUs as NVML shows them: whole ones, and the MIG devices of those that are cut."""
+"""NVIDIA GPUs: the devices that can be used, or why none can."""
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,33 +41,15 @@ def gpus(settings: Settings) -> Check:
 
 
 def _seen(nvml: Any) -> Check:
-    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    """The devices that the process platform would offer, with the same eyes."""
+    from ssis_dispatcher.launchers.process.devices import Nvml
+
     driver = f"driver {nvml.nvmlSystemGetDriverVersion()}"
-    if not handles:
+    cards = nvml.nvmlDeviceGetCount()
+    if not cards:
         return Check("gpus", None, f"{driver}, but no GPU is visible here", "nvidia-smi -L")
-    cuts = [_mig_devices(nvml, handle) for handle in handles]
-    words = ", ".join(
-        f"{nvml.nvmlDeviceGetName(handle)} ({'whole' if cut is None else f'{cut} MIG devices'})"
-        for handle, cut in zip(handles, cuts, strict=True)
-    )
-    if 0 in cuts:
-        return Check("gpus", None, f"{driver}: {words}. One has MIG on, and no MIG device to use", _CUT)
-    return Check("gpus", True, f"{driver}: {words}")
-
-
-def _mig_devices(nvml: Any, handle: Any) -> int | None:
-    """How many MIG devices a GPU is cut into; None where MIG is off or unknown to it."""
-    try:
-        current, _ = nvml.nvmlDeviceGetMigMode(handle)
-    except nvml.NVMLError_NotSupported:
-        return None
-    if current != nvml.NVML_DEVICE_MIG_ENABLE:
-        return None
-    found = 0
-    for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
-        try:
-            nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
-        except nvml.NVMLError_NotFound:
-            continue
-        found += 1
-    return found
+    kinds = Counter(device.slice.name for device in Nvml(nvml).devices())
+    if not kinds:
+        detail = f"{driver}, {cards} GPU(s), and no device to use: MIG is on, and nothing is cut"
+        return Check("gpus", None, detail, _CUT)
+    return Check("gpus", True, f"{driver}: " + ", ".join(f"{count} x {name}" for name, count in kinds.items()))

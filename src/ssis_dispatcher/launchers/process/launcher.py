@@ -120,9 +120,9 @@ class ProcessLauncher:
             running = server.running = self._start(server, source)
             phase("loading")
             address = await self._wait_ready(server, running)
-        except asyncio.CancelledError:
-            raise  # the rest is `stop`'s
-        except BaseException:
+        except Exception as error:
+            if isinstance(error, LaunchFailed):
+                self._keep_lines(order.server, [*self.logs(order.server), error.failure.message])
             await self.stop(order.server, 0.0)
             raise
         server.ready = True
@@ -143,6 +143,11 @@ class ProcessLauncher:
         if known is None:
             return list(self._failed.get(server, ()))
         return known.running.child.lines() if known.running is not None else []
+
+    def pid(self, server: str) -> int | None:
+        """The first process of a server; None while there is none."""
+        known = self._servers.get(server)
+        return known.running.child.pid if known is not None and known.running is not None else None
 
     async def close(self) -> None:
         for server in self._servers.values():
@@ -205,9 +210,10 @@ class ProcessLauncher:
         child, made = running.child, running.plan
         if made.embedded:
             await asyncio.wait([child.ready])
-            if (address := child.ready.result()) is not None:
-                return address
-            raise LaunchFailed(self._failure(server, running))
+            address = child.ready.result()
+            if address is None or child.ended.done():
+                raise LaunchFailed(self._failure(server, running))
+            return address
         pause = _POLL_FIRST
         while not await health.answers(made.host, made.port, made.health):
             await asyncio.wait([child.ended], timeout=pause)
@@ -221,27 +227,25 @@ class ProcessLauncher:
     def _ended(self, server: _Server) -> None:
         """No process of it is left. While it starts, `launch` tells; while it stops, everybody knows."""
         if server.ready and not server.stopping and server.running is not None:
-            failure = self._failure(server, server.running)
+            name, failure = server.order.server, self._failure(server, server.running)
+            self._keep_lines(name, [*server.running.child.lines(), failure.message])
             self._forget(server)
-            self._tell(ServerFailed("launcher", server.order.server, failure))
+            self._tell(ServerFailed("launcher", name, failure))
 
     def _failure(self, server: _Server, running: _Running) -> Failure:
         """Why it ended, which it has."""
-        lines = running.child.lines()
-        failure = failures.explain(
+        return failures.explain(
             failures.Death(
                 engine=running.plan.engine,
                 model=running.plan.model,
                 end=running.child.ended.result(),
-                lines=lines,
+                lines=running.child.lines(),
                 ready=server.ready,
                 embedded=running.plan.embedded,
                 share_mib=server.order.pool.slice.memory_mib,
                 kernel_killed=self._bounder.exceeded(running.bounds) or bounds.kernel_kills() > running.kernel_kills,
             )
         )
-        self._keep_lines(server.order.server, [*lines, failure.message])
-        return failure
 
     def _keep_lines(self, server: str, lines: list[str]) -> None:
         self._failed[server] = lines
