@@ -2,7 +2,7 @@
 //
 //   upstream [-b REPLY_BYTES] [-t TOKENS] [-p PORT]
 //
-// A body without "stream":true gets a fixed JSON reply of about REPLY_BYTES, in the form of the path: OpenAI's, TGI's (/,
+// GET tells that all is well. A body without "stream":true gets a fixed JSON reply of about REPLY_BYTES, in the form of the path: OpenAI's, TGI's (/,
 // /generate) or llama.cpp's (/completion). With it, a chunked event stream of TOKENS events (or "max_tokens" of the body), each
 // with the time of sending, ` T` and 19 digits of nanoseconds, in its content. The end of the model's name sets the pace: after
 // `-20ps`, 20 events a second, beginning at any point of the first twentieth; else as fast as the reader takes them. Names that
@@ -19,7 +19,7 @@ typedef struct stream {
 
 static int poller;
 static stream *paced, *eager;  // streams in flight: those with a pace, and those without
-static buffer openai, completion, tgi_list, tgi_object, llamacpp;  // replies
+static buffer info, openai, completion, tgi_list, tgi_object, llamacpp;  // replies
 static long tokens = 128;
 
 static void interest(stream *s, int writing) {
@@ -92,7 +92,8 @@ static int fails(stream *s, const char *body, size_t size) {
 static void whole(stream *s, const char *head) {
     const char *path = strchr(head, ' ') + 1;
     const buffer *reply = &openai;
-    if (!strncmp(path, "/ ", 2)) reply = &tgi_list;
+    if (*head == 'G') reply = &info;
+    else if (!strncmp(path, "/ ", 2)) reply = &tgi_list;
     else if (!strncmp(path, "/generate ", 10)) reply = &tgi_object;
     else if (!strncmp(path, "/completion ", 12)) reply = &llamacpp;
     else if (!strncmp(path, "/v1/completions ", 16)) reply = &completion;
@@ -116,6 +117,7 @@ static void begin_stream(stream *s, const char *body, size_t size) {
 
 // Answers one request; true when the connection is lost by it.
 static int answer(stream *s, const char *head, const char *body, size_t size) {
+    if (strncmp(head, "GET ", 4) && strncmp(head, "POST ", 5)) return close_stream(s), 1;  // routers try gRPC first
     if (said(body, size, "-hang\"")) return 0;
     if (fails(s, body, size)) return 1;
     if (said(body, size, "\"stream\":true") || said(body, size, "\"stream\": true")) begin_stream(s, body, size);
@@ -168,6 +170,7 @@ static void prepare(buffer *reply, long bytes, const char *before, const char *a
 }
 
 static void prepare_all(long bytes) {
+    prepare(&info, 0, "{\"status\":\"ok\",\"model_id\":\"bench\",\"model_path\":\"bench\",\"served_model_name\":\"bench\"", "}");
     prepare(&openai, bytes,
             "{\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"bench\",\"choices\":[{"
             "\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"",
