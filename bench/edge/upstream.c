@@ -2,11 +2,12 @@
 //
 //   upstream [-b REPLY_BYTES] [-t TOKENS] [-p PORT]
 //
-// GET tells that all is well. A body without "stream":true gets a fixed JSON reply of about REPLY_BYTES, in the form of the path: OpenAI's, TGI's (/,
-// /generate) or llama.cpp's (/completion). With it, a chunked event stream of TOKENS events (or "max_tokens" of the body), each
-// with the time of sending, ` T` and 19 digits of nanoseconds, in its content. The end of the model's name sets the pace: after
-// `-20ps`, 20 events a second, beginning at any point of the first twentieth; else as fast as the reader takes them. Names that
-// end in -hang, -garbage, -short or -cut get no answer, no HTTP, less than was announced, or a stream that breaks off.
+// GET tells that all is well. A body without "stream":true gets a fixed JSON reply of about REPLY_BYTES, in the form of the
+// path: OpenAI's, TGI's (/, /generate) or llama.cpp's (/completion). With it, a chunked event stream of TOKENS events (or
+// "max_tokens" of the body), each with the time of sending, ` T` and 19 digits of nanoseconds, in its content. The end of the
+// model's name sets the pace: after `-20ps`, 20 events a second, beginning at any point of the first twentieth; else as fast as
+// the reader takes them. Names that end in -hang, -garbage, -short or -cut get no answer, no HTTP, less than was announced, or
+// a stream that breaks off.
 #define _GNU_SOURCE
 #include "common.h"
 

@@ -326,12 +326,12 @@ class World(RuleBasedStateMachine):
         for each in MODELS:
             self.tell(ModelPinned("operator", each, False))
         for _ in range(400):
-            if self.referee.wake_at is None and not self.referee.servers:
+            if self.referee.wake_at is None and not (self.referee.servers or self.referee.describing):
                 break
             self.everybody_works()
         book = self.fleet.book
         assert not book.servers
-        assert not book.models
+        assert not book.models, book.models
         assert not len(book.timers)
         assert not any(caller.held or caller.wanted or caller.ties for caller in book.callers.values())
 

@@ -67,7 +67,9 @@ class Program:
         )
         self.lag = LoopLag(asyncio.get_running_loop(), self.metrics.loop_lag)
         self.gateway = self._gateway()
-        self.server = Server(self.gateway, same_fields(settings, Limits), trusted=settings.trusted_proxies)
+        self.server = Server(
+            self.gateway, same_fields(settings, Limits), trusted=settings.trusted_proxies, render=self.gateway.render
+        )
 
     def _gateway(self) -> Gateway:
         settings = self.settings
@@ -87,6 +89,7 @@ class Program:
                 access=self.access,
                 heartbeat=settings.heartbeat,
                 patience=settings.request_timeout,
+                cors_origins=frozenset(settings.cors_origins),
             )
         )
 
@@ -100,6 +103,7 @@ class Program:
             dispatcher=self.dispatcher,
             listing=self.knowledge.directory.listing,
             identify=self.identify,
+            acquaint=self.acquaint,
             plan=self.plan,
             exposition=exposition.page,
             lookup=lambda id: self.gateway.visit(id),

@@ -13,6 +13,8 @@ from ssis_dispatcher.cli.output import emit, table
 if TYPE_CHECKING:
     from ssis_dispatcher.settings import Loaded
 
+_MARKS = {True: "ok", False: "NO", None: "--"}
+
 
 @click.command(cls=SettingsCommand)
 @output_option
@@ -21,12 +23,12 @@ if TYPE_CHECKING:
 def doctor(ctx: click.Context, loaded: Loaded, output: str) -> None:
     """Check what works on this machine, and say how to fix the rest.
 
-    Exit code 1 means that something does not work.
+    `--` marks what is worth a word and keeps nothing from working. Exit code 1 means that something does not work.
     """
     from ssis_dispatcher import assembly
 
     checks = assembly.diagnose(loaded.settings)
     found = [{"name": one.name, "ok": one.ok, "detail": one.detail, "fix": one.fix} for one in checks]
-    rows = [(one.name, "ok" if one.ok else "NO", one.detail, "" if one.ok else one.fix) for one in checks]
+    rows = [(one.name, _MARKS[one.ok], one.detail, "" if one.ok else one.fix) for one in checks]
     emit(found, output, lambda: table(["CHECK", "", "DETAIL", "TO DO"], rows))
-    ctx.exit(not all(one.ok for one in checks))
+    ctx.exit(any(one.ok is False for one in checks))

@@ -10,7 +10,9 @@ from ssis_dispatcher.core.messages import CallerLimits, Model
 from ssis_dispatcher.core.slices import SliceKind
 from ssis_dispatcher.dispatcher import Dispatcher
 from ssis_dispatcher.engines.base import Engine
+from ssis_dispatcher.errors import Problem
 from ssis_dispatcher.gateway.dialects.base import Dialect, Wish
+from ssis_dispatcher.gateway.dialects.problems import PROBLEM_JSON, problem_json
 from ssis_dispatcher.gateway.door import Door
 from ssis_dispatcher.gateway.inference import Inference
 from ssis_dispatcher.gateway.limits import Key
@@ -46,6 +48,7 @@ class Parts:
     access: AccessLog | None = None
     heartbeat: float = 10.0
     patience: float | None = None
+    cors_origins: frozenset[str] = frozenset()
 
 
 class Gateway:
@@ -61,7 +64,7 @@ class Gateway:
         self.requests: dict[str, Inference] = {}
         self._parts = parts
         self._door = parts.door
-        self._metrics = parts.metrics
+        self.metrics = parts.metrics
         self._held: dict[Inference, float] = {}
         self._tick: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -81,6 +84,8 @@ class Gateway:
         method, path = exchange.method, exchange.path
         dialect = self._exact.get((method, path)) or self._below(method, path)
         if dialect is not None:
+            if self._parts.cors_origins:
+                self._allow_origin(exchange)
             inference = Inference(self, exchange, dialect, self._door.admit(exchange))
             exchange.tag = inference
             return inference.begin
@@ -89,6 +94,20 @@ class Gateway:
             exchange.tag = key = self._door.admit(exchange)
             key.demand(need.value)
         return self._operations
+
+    def _allow_origin(self, exchange: Exchange) -> None:
+        """Let pages of the origins that are allowed read the reply. (Preflights are the operations application's.)"""
+        origin = exchange.header(b"origin")
+        origins = self._parts.cors_origins
+        if origin is not None and ("*" in origins or origin.decode("latin-1") in origins):
+            exchange.extra = ((b"access-control-allow-origin", origin), (b"vary", b"origin"))
+
+    def render(self, exchange: Exchange, problem: Problem) -> tuple[bytes, bytes]:
+        """Body and content type of a refusal at the door, in the form of the route that was meant. An exchange whose head
+        could not be read has no path."""
+        path = getattr(exchange, "path", "")
+        dialect = self._exact.get(("POST", path)) or self._below("POST", path)
+        return (problem_json(problem), PROBLEM_JSON) if dialect is None else dialect.error(problem)
 
     def _below(self, method: str, path: str) -> Dialect | None:
         """The dialect that serves a whole tree of routes, this one among them."""
@@ -145,7 +164,7 @@ class Gateway:
         first = inference.relay.first_byte_at if inference.relay is not None else None
         ttfb = None if first is None else first - exchange.started
         dialect = inference.dialect.name
-        self._metrics.finished(dialect, model, exchange.status, inference.outcome, duration, held, ttfb, exchange.sent)
+        self.metrics.finished(dialect, model, exchange.status, inference.outcome, duration, held, ttfb, exchange.sent)
         if self._parts.access is not None:
             self._parts.access.record(
                 exchange.id,

@@ -6,7 +6,6 @@ request, from its last body byte to the call upstream, is one chain of plain cal
 
 from __future__ import annotations
 
-from math import ceil
 from typing import TYPE_CHECKING
 
 from ssis_dispatcher.core.messages import Model
@@ -16,6 +15,7 @@ from ssis_dispatcher.gateway.dialects.base import Dialect, InferenceRequest, Ups
 from ssis_dispatcher.gateway.dialects.sse import heartbeat
 from ssis_dispatcher.gateway.limits import Key
 from ssis_dispatcher.gateway.relay import Outcome, Relay
+from ssis_dispatcher.http.heads import retry_headers
 from ssis_dispatcher.http.server import Exchange
 
 if TYPE_CHECKING:
@@ -141,6 +141,8 @@ class Inference:
 
     def _ended(self, outcome: Outcome) -> None:
         self.outcome = outcome.word
+        if outcome.error is not None:
+            self._gateway.metrics.upstream_error(outcome.word)
         self._release()
         self.visit.leave()
 
@@ -157,10 +159,3 @@ class Inference:
             return
         body, content_type = self.dialect.error(problem)
         self.exchange.reply(problem.status, body, content_type, retry_headers(problem))
-
-
-def retry_headers(problem: Problem) -> tuple[tuple[bytes, bytes], ...]:
-    """``Retry-After`` in whole seconds, where retrying can help."""
-    if problem.retry_after is None:
-        return ()
-    return ((b"retry-after", b"%d" % max(1, ceil(problem.retry_after))),)

@@ -45,6 +45,7 @@ class House:
         self.numbers: dict[str, int] = {}
         self.names = ["demo", "org/large"]
         self.wishes: list[Wish] = []
+        self.known_public: set[str] = set()
         self.unready: Problem | None = None
         self.weights = {"org/large": 64 * 1024 * MIB}
         self.dispatcher = Dispatcher(
@@ -64,6 +65,7 @@ class House:
             lookup=self.numbers.get,
             broadcast=self.broadcast,
             unready=lambda: self.unready,
+            acquaint=self._acquaint,
         )
         self.application = operations(self.desk)
 
@@ -71,8 +73,13 @@ class House:
         self.wishes.append(wish)
         if wish.id.startswith("nobody/"):
             raise ModelNotServable(f"{wish.id} does not exist.", param="model")
-        scope = "private" if wish.token else "public"
+        scope = "private" if wish.token and wish.id not in self.known_public else "public"
         return Model.of(wish.id, revision=wish.revision or "main", engine=wish.engine or "llamacpp", scope=scope)
+
+    async def _acquaint(self, wish: Wish) -> None:
+        """The hub serves `open/…` to everybody, and says so when it is asked."""
+        if wish.id.startswith("open/"):
+            self.known_public.add(wish.id)
 
     async def _describe(self, model: Model) -> Profile:
         facts = ModelFacts("catalogue", self.weights.get(model.id, 100 * MIB), 1024, 2048)

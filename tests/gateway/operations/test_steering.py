@@ -170,6 +170,15 @@ async def test_everything_that_names_a_model_is_taken_over(house: House) -> None
     assert house.wishes == [Wish("org/name", "v1", "vllm", 4096, token="hf_abc")]
 
 
+async def test_a_token_makes_no_difference_for_a_public_model(house: House) -> None:
+    async with house.client() as client:
+        for headers in ({}, {"X-SSIS-HF-Token": "hf_abc"}):
+            await client.post("/api/models/warm", json={"model": "open/model"}, headers=headers)
+            await house.until(lambda: not house.dispatcher.fleet.book.waiting)
+
+    assert len(house.dispatcher.fleet.book.servers) == 1
+
+
 @pytest.mark.parametrize("path", ["/api/plan", "/api/models/warm", "/api/models/pin"])
 async def test_a_model_that_the_key_may_not_use_is_refused(house: House, path: str) -> None:
     async with house.client("operate", ("org/*",)) as client:

@@ -25,12 +25,17 @@ def _nothing_else() -> Problem | None:
     return None
 
 
+async def _nobody_to_ask(wish: Wish) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Operations:
     """``listing`` names the models of the directory; ``identify`` resolves what a caller wishes and raises
     `DispatchError` where it cannot be served; ``plan`` takes a wish and the seats wanted at once; ``exposition`` is the
     page of metrics; ``lookup`` finds the visit of a request id among the inference requests; ``unready`` gives reasons
-    for not being ready besides those of the fleet, such as the quiet period before a drain.
+    for not being ready besides those of the fleet, such as the quiet period before a drain; ``acquaint`` asks the hub about
+    the token that comes with a wish, so that a public model is the same model whatever token is shown.
     """
 
     dispatcher: Dispatcher
@@ -41,6 +46,7 @@ class Operations:
     lookup: Callable[[str], int | None]
     broadcast: Broadcast
     unready: Callable[[], Problem | None] = _nothing_else
+    acquaint: Callable[[Wish], Awaitable[None]] = _nobody_to_ask
     warmings: Warmings = field(default_factory=Warmings)
     began: int = field(default_factory=lambda: int(time.time()))
 

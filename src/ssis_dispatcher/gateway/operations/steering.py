@@ -28,13 +28,13 @@ async def stop(desk: Operations, request: Request) -> Response:
 async def plan(desk: Operations, request: Request) -> Response:
     """What would happen to a request for this model now. A refusal is a plan too, not an error."""
     body = await read(request, PlanBody)
-    return reply(await desk.plan(_allowed_wish(body, request), body.concurrency))
+    return reply(await desk.plan(await _wish(desk, body, request), body.concurrency))
 
 
 async def warm(desk: Operations, request: Request) -> Response:
     """Start a model; the reply names the request under which that can be followed."""
     body = await read(request, ModelBody)
-    model, key = _model(desk, body, request), key_of(request)
+    model, key = await _model(desk, body, request), key_of(request)
     id = desk.warmings.begin(desk.dispatcher, model, key.name, _limits(key))
     return reply({"request": id}, 202)
 
@@ -42,7 +42,7 @@ async def warm(desk: Operations, request: Request) -> Response:
 async def pin(desk: Operations, request: Request) -> Response:
     """Keep the server of exactly this model (revision, engine and all), or let it go."""
     body = await read(request, PinBody)
-    model = _model(desk, body, request)
+    model = await _model(desk, body, request)
     desk.dispatcher.post(ModelPinned(_operator(request), model, body.pinned))
     return reply({"model": model.id, "pinned": body.pinned})
 
@@ -52,15 +52,17 @@ def _operator(request: Request) -> str:
     return f"operator: {key_of(request).name}"
 
 
-def _allowed_wish(body: ModelBody, request: Request) -> Wish:
+async def _wish(desk: Operations, body: ModelBody, request: Request) -> Wish:
+    """What is wished, once the key allows it and the hub has been asked about the token."""
     wish = body.wish(hub_token(request.headers.raw))
     key_of(request).demand_model(wish.id)
+    await desk.acquaint(wish)
     return wish
 
 
-def _model(desk: Operations, body: ModelBody, request: Request) -> Model:
+async def _model(desk: Operations, body: ModelBody, request: Request) -> Model:
     """The model that is meant. What it is resolved to must be allowed as well, as for an inference request."""
-    model = desk.identify(_allowed_wish(body, request))
+    model = desk.identify(await _wish(desk, body, request))
     key_of(request).demand_model(model.id)
     return model
 

@@ -5,9 +5,20 @@ Called by the assembly, which makes a `ProcessLauncher`, and by nobody else but 
 
 from __future__ import annotations
 
-from ssis_dispatcher.launchers.process.bounds import Bounder, detect
+from ssis_dispatcher.launchers.process.bounds import enforcement
+from ssis_dispatcher.launchers.process.devices import Nvml
+from ssis_dispatcher.launchers.process.inventory import cpu_pools
 from ssis_dispatcher.launchers.process.launcher import ProcessLauncher
 from ssis_dispatcher.launchers.process.menu import Share
 from ssis_dispatcher.launchers.process.options import ModelSource, ProcessOptions, ResolveModel
 
-__all__ = ["Bounder", "ModelSource", "ProcessLauncher", "ProcessOptions", "ResolveModel", "Share", "detect"]
+__all__ = [
+    "ModelSource",
+    "Nvml",
+    "ProcessLauncher",
+    "ProcessOptions",
+    "ResolveModel",
+    "Share",
+    "cpu_pools",
+    "enforcement",
+]

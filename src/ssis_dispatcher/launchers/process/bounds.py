@@ -2,7 +2,7 @@
 
 Two ways, the better one where it can be had: a control group (version 2) of its own, where the kernel counts and enforces;
 else a limit on the private memory of each process (RLIMIT_DATA) together with the supervisor's look at all of them four
-times a second. Called by `launcher`, and by ``ssis doctor`` through `describe`.
+times a second. Called by `launcher`, and by ``ssis doctor`` through `enforcement`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Bounder:
         """Bounds for ``server``. RLIMIT_DATA only for our own runtime: others reserve address space that they never use."""
         if self._groups is not None:
             with contextlib.suppress(OSError):
-                return Bounds(cgroup=_make_group(self._groups / f"server-{server}", share_mib * MIB))
+                return Bounds(cgroup=_make_group(self._groups / f"server-{os.getpid()}-{server}", share_mib * MIB))
         data = share_mib * MIB + _SLACK + threads * STACK_BYTES if embedded else 0
         return Bounds(share_mib * MIB, data)
 
@@ -65,6 +65,15 @@ class Bounder:
         """After the last server."""
         if self._groups is not None:
             _leave_groups(self._groups)
+
+
+def enforcement() -> str:
+    """Which way there is on this machine, for people. Leaves everything as it was."""
+    bounder = detect()
+    try:
+        return bounder.describe()
+    finally:
+        bounder.close()
 
 
 def kernel_kills(root: Path = Path("/")) -> int:
@@ -121,6 +130,9 @@ def _enter_groups(own: Path) -> None:
         (own / "dispatcher").mkdir()
     (own / "dispatcher/cgroup.procs").write_text(str(os.getpid()))
     (own / "cgroup.subtree_control").write_text("+memory")
+    for stale in own.glob("server-*"):
+        with contextlib.suppress(OSError):  # somebody lives there
+            stale.rmdir()
     _make_group(own / "server-probe", 64 * MIB).rmdir()
 
 

@@ -32,7 +32,7 @@ _TELLING = re.compile(
     r"|denied|unsupported|not supported|unknown|unrecognized|required|missing",
     re.IGNORECASE,
 )
-_STAMP = re.compile(r"^[\d.:\-T, ]*\b(?:E|ERROR|CRITICAL)?\s+(?=\S)|^[\d.]+ ")
+_STAMP = re.compile(r"^(?:[\d.:,T-]{6,}\s+)*(?:(?:E|ERROR|CRITICAL)\s+)?")
 
 
 class Death(msgspec.Struct, frozen=True):

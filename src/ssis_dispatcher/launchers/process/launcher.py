@@ -22,13 +22,14 @@ from ssis_dispatcher.core.messages import (
     ServerProgressed,
     ServerReady,
 )
-from ssis_dispatcher.core.slices import SliceKind
+from ssis_dispatcher.core.slices import Pool, SliceKind
 from ssis_dispatcher.engines.base import Engine
 from ssis_dispatcher.errors import CallerError, DispatchError
 from ssis_dispatcher.launchers.base import LaunchFailed, Report
-from ssis_dispatcher.launchers.process import bounds, failures, health, inventory
+from ssis_dispatcher.launchers.process import bounds, failures, health
 from ssis_dispatcher.launchers.process.child import Child, Order
 from ssis_dispatcher.launchers.process.devices import Nvml, Shelf
+from ssis_dispatcher.launchers.process.inventory import cpu_pools
 from ssis_dispatcher.launchers.process.options import ModelSource, Phase, ProcessOptions, ResolveModel
 from ssis_dispatcher.launchers.process.plans import Plan, plan
 
@@ -85,13 +86,14 @@ class ProcessLauncher:
         self._nvml = nvml or Nvml.find()
         self._bounder = bounder or bounds.detect()
         self._shelf = Shelf()
+        self._on_devices = False
         self._servers: dict[str, _Server] = {}
         self._failed: OrderedDict[str, list[str]] = OrderedDict()
         self._report: Report | None = None
         self._untold: deque[AnyEvent] = deque()
 
     async def watch(self, report: Report) -> None:
-        pools = await asyncio.to_thread(inventory.look, self._options, self._nvml, self._shelf)
+        pools = await self._look()
         report(InventoryChanged("launcher", pools))
         self._report = report
         try:
@@ -99,14 +101,21 @@ class ProcessLauncher:
                 report(self._untold.popleft())
             while True:
                 await asyncio.sleep(LOOK_EVERY)
-                if self._shelf.empty or self._options.pools is not None:
-                    continue  # shares of memory do not come and go
-                now = await asyncio.to_thread(inventory.look, self._options, self._nvml, self._shelf)
-                if now != pools:
+                if self._on_devices and (now := await self._look()) != pools:
                     pools = now
                     report(InventoryChanged("launcher", pools))
         finally:
             self._report = None
+
+    async def _look(self) -> tuple[Pool, ...]:
+        """The inventory: as the operator says, else this machine's devices, else shares of its memory and cores. A machine
+        that had devices once does not turn into one without."""
+        if self._nvml is not None:
+            self._shelf.put(await asyncio.to_thread(self._nvml.devices))
+        if self._options.pools is not None:
+            return self._options.pools
+        self._on_devices = self._on_devices or not self._shelf.empty
+        return self._shelf.pools(self._options.node) if self._on_devices else cpu_pools(self._options)
 
     async def launch(self, order: Launch, report: Report) -> ServerReady:
         server = self._servers[order.server] = _Server(order)
@@ -157,10 +166,6 @@ class ProcessLauncher:
         for name in list(self._servers):
             await self.stop(name, CLOSE_GRACE)
         self._bounder.close()
-
-    def enforcement(self) -> str:
-        """How servers are kept to their memory on this machine, for people."""
-        return self._bounder.describe()
 
     def __repr__(self) -> str:
         ready = sum(server.ready for server in self._servers.values())
@@ -225,8 +230,10 @@ class ProcessLauncher:
     # An end
 
     def _ended(self, server: _Server) -> None:
-        """No process of it is left. While it starts, `launch` tells; while it stops, everybody knows."""
-        if server.ready and not server.stopping and server.running is not None:
+        """No process of it is left. While it starts, `launch` tells why; while it stops, nobody asks."""
+        if server.stopping:
+            self._forget(server)
+        elif server.ready and server.running is not None:
             name, failure = server.order.server, self._failure(server, server.running)
             self._keep_lines(name, [*server.running.child.lines(), failure.message])
             self._forget(server)

@@ -125,9 +125,11 @@ def load(runtime: Any) -> Any:
         sys.exit(BAD_ARGUMENTS)
     try:
         return runtime.Server(parameters)
-    except (RuntimeError, MemoryError) as error:  # the reason was printed before it
-        sys.stderr.write(f"load failed: {error}\n")
-        sys.exit(LOAD_FAILED)
+    except MemoryError:
+        sys.stderr.write("failed to allocate memory\n")
+    except RuntimeError:  # llama.cpp has printed the reason; leaving in good order lets its log be written
+        pass
+    sys.exit(LOAD_FAILED)
 
 
 def is_busy(host: str, port: int) -> bool:
