@@ -8,7 +8,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types contracts docs build bench-core bench-edge scorecard soak clean-venv format
+.PHONY: help run test check lint types contracts docs wheel build bench-core bench-edge scorecard soak clean-venv format
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ run: .venv/installed ## serve on 127.0.0.1:8080 and show one real answer (PORT=,
 test: .venv/developing ## every test that needs neither GPU nor cluster
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
-check: lint types contracts docs ## everything else that must hold
+check: lint types contracts docs wheel ## everything else that must hold
 
 lint: .venv/developing ## style and common mistakes (ruff)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -33,6 +33,9 @@ contracts: .venv/developing ## which room may know which (import-linter)
 docs: .venv/developing ## generated pages are up to date, links and examples hold
 	@$(BIN)/pytest -q tests/test_docs.py -p no:randomly
 
+wheel: .venv/developing ## the built wheel installs in an empty environment and answers
+	@sh tools/check_wheel.sh
+
 build: .venv/developing ## wheel and sdist into dist/
 	@$(UV) build -q --out-dir dist && ls dist
 
@@ -41,6 +44,9 @@ format: .venv/developing ## format the code
 
 bench-core: .venv/installed ## what one event costs the fleet, against its size
 	@$(BIN)/python bench/core.py
+
+bench-edge: .venv/developing ## our edge beside Envoy, HAProxy and the LLM routers, in one run
+	@$(BIN)/python -m bench.edge $(BENCH_ARGS)
 
 clean-venv: ## remove the environment
 	@rm -rf .venv

@@ -53,7 +53,7 @@ static void print(const char *name, const histogram *h) {
 }
 
 typedef struct connection {
-    int fd, busy, streaming;
+    int fd, busy, streaming, closing;
     size_t sent;
     long begun, last, need;
     buffer in;
@@ -102,6 +102,10 @@ static void end(connection *c, int good) {
         answers += counting;
         if (counting) observe(&latency, last_answer - c->begun);
     }
+    if (good && c->closing) {
+        close(c->fd);
+        c->fd = -1;
+    }
     if (!good) {
         if (!errors++) fprintf(stderr, "not a good answer: %.*s\n", (int)(c->in.used < 300 ? c->in.used : 300), c->in.at);
         close(c->fd);
@@ -145,6 +149,8 @@ static void take(connection *c, long now) {
         if (!as_expected(c->in.at, head)) return end(c, 0);
         long body = content_length(c->in.at, head);
         c->streaming = body < 0;
+        const char *then = header(c->in.at, head, "connection");
+        c->closing = then && !strncasecmp(then + 1, "close", 5);
         c->need = c->streaming ? 0 : body;
         drop(&c->in, head);  // a date of Tuesday looks like a stamp
     }

@@ -12,8 +12,8 @@ from ssis_dispatcher.core.slices import Pool
 from ssis_dispatcher.launchers.base import Launcher
 from ssis_dispatcher.launchers.fake import FakeLauncher
 from ssis_dispatcher.launchers.inventory import load_inventory
-from ssis_dispatcher.launchers.process import ModelSource, ProcessLauncher, ProcessOptions, Share, inventory
-from ssis_dispatcher.launchers.process.devices import Nvml, Shelf
+from ssis_dispatcher.launchers.process import ModelSource, Nvml, ProcessLauncher, ProcessOptions, Share, cpu_pools
+from ssis_dispatcher.launchers.process.devices import Shelf
 from ssis_dispatcher.launchers.process.options import Phase
 from ssis_dispatcher.settings import Settings
 
@@ -44,7 +44,11 @@ def options(settings: Settings) -> ProcessOptions:
 
 def local_pools(settings: Settings) -> Iterable[Pool]:
     """The slices of this machine, all of them free."""
-    return inventory.look(options(settings), Nvml.find(), Shelf())
+    given, nvml, shelf = pools(settings), Nvml.find(), Shelf()
+    if given is not None:
+        return given
+    shelf.put(nvml.devices() if nvml is not None else ())
+    return [*shelf.pools(options(settings).node), *cpu_pools(options(settings))]
 
 
 class Resolver:

@@ -153,6 +153,7 @@ class Gateway:
     def finished(self, exchange: Exchange) -> None:
         """A reply has ended, however it ended."""
         inference = exchange.tag
+        exchange.tag = None  # or the two would keep each other until the garbage collector comes
         if not isinstance(inference, Inference):
             return
         if self.requests.get(exchange.id) is inference:

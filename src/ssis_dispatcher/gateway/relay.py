@@ -21,6 +21,8 @@ from ssis_dispatcher.http.client import Call, Pool
 from ssis_dispatcher.http.heads import Header, comes_back, for_upstream, retry_headers
 from ssis_dispatcher.http.server import Exchange, report
 
+_EVENT_STREAM = b"text/event-stream"
+
 _TAIL = 4096
 """How much of a reply's end a dialect sees."""
 
@@ -117,10 +119,30 @@ class Relay:
         exchange.on_gone = self._caller_left
         exchange.on_pause = call.pause
         exchange.on_resume = call.resume
-        if exchange.paused:
+        if self._begun and exchange.paused:
             call.pause()
 
     # What comes from upstream
+
+    def on_reply(self, status: int, headers: list[Header], body: bytes) -> None:
+        content_type = b""
+        for name, value in headers:
+            if name == b"content-type":
+                content_type = value
+        if self._begun or self._translator is not None or content_type.startswith(_EVENT_STREAM):
+            self.on_head(status, headers, None)
+            self.on_body(body)
+            self.on_end()
+            return
+        self._call = None
+        self.status = status
+        self.received = len(body)
+        self.first_byte_at = self._clock()
+        if status < 300 and body and not self._dialect.complete(body[-_TAIL:], False, content_type):
+            self._give_up(_broke_off())
+        else:
+            self._conclude(_OK)
+            self._exchange.answer(status, [header for header in headers if comes_back[header[0]]], body)
 
     def on_head(self, status: int, headers: list[Header], length: int | None) -> None:
         content_type = b""
@@ -142,7 +164,7 @@ class Relay:
         self._headers = back
         self._length = length
         self._content_type = content_type
-        self._choose(status < 400 and content_type.startswith(b"text/event-stream"))
+        self._choose(status < 400 and content_type.startswith(_EVENT_STREAM))
 
     def _choose(self, events: bool) -> None:
         """Pass the reply on as it comes, or hold it, or hold its last piece?"""
@@ -229,7 +251,7 @@ class Relay:
             rest = self._translator.end()
         elif self.status < 300 and self._length != 0 and self._exchange.method != "HEAD":
             if not self._dialect.complete(known[-_TAIL:], self._events, self._content_type):
-                raise UpstreamError("The inference server's reply broke off.", code="upstream_incomplete")
+                raise _broke_off()
         if self._held is not None and self._begun:
             raise _not_a_stream(self.status, known + rest)
         return rest
@@ -273,6 +295,10 @@ class Relay:
                 done(outcome)
             except Exception as error:  # the caller is to get the reply all the same
                 report(error)
+
+
+def _broke_off() -> UpstreamError:
+    return UpstreamError("The inference server's reply broke off.", code="upstream_incomplete")
 
 
 def _joined(pieces: list[bytes]) -> bytes:

@@ -196,12 +196,13 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._phase == _DEAF:  # the request before this one was the last
             raise _last_was_last()
-        if len(self._queue) >= self._server.limits.max_pipelined:
+        server = self._server
+        if self._queue and len(self._queue) >= server.limits.max_pipelined:
             raise refusal(503, "too_many_pipelined", "Too many requests wait on this connection. Use more connections.")
         self._url = b""
         self._headers = []
         self._phase = _HEAD
-        self._deadline = self._server.now + self._server.limits.head_timeout
+        self._deadline = server.now + server.limits.head_timeout
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -211,8 +212,7 @@ class Connection(asyncio.Protocol):
             )
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._phase == _HEAD:  # else: a trailer, which is dropped
-            self._headers.append((name.lower(), value))
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._progress = True
@@ -220,8 +220,9 @@ class Connection(asyncio.Protocol):
             self._phase = _BODY
             return
         server = self._server
+        limits = server.limits
         headers = self._headers
-        if self._fed + self._pending > server.limits.max_head or len(headers) > server.limits.max_headers:
+        if self._fed + self._pending > limits.max_head or len(headers) > limits.max_headers:
             self._check_size()
         index = dict(headers)
         parser = self._parser
@@ -235,25 +236,20 @@ class Connection(asyncio.Protocol):
         if len(index) != len(headers):
             heads.check_repeated(headers)
         host = index.get(b"host")
-        if host is not None:
-            heads.check_host(host)
-        elif not old:
+        if host is None and not old:
             raise refusal(400, "missing_host", "The request has no Host header.")
-        target = self._url
-        if target[0] != 47:  # "/"
-            target = heads.origin_form(target, host or b"", method)
-        path, query = heads.parse_target(target)
+        target, path, query = heads.parse_target(self._url, host, method)
         exchange = Exchange(self, server.next_id(), server.time(), method, target, path, query, headers, index)
-        exchange.keep = keep and self._requests < server.limits.keepalive_requests - 1
+        self._requests += 1
+        exchange.keep = keep and self._requests < limits.keepalive_requests
         exchange.old = old
         if self.trusted:
             exchange.peer = heads.forwarded_peer(headers, self.peer, server.trusted)
-        self._requests += 1
         self._incoming = exchange
+        self._headers = []  # what comes now are trailers, which nobody sees
         self._received = 0
         self._phase = _BODY
-        declared = index.get(b"content-length")
-        length = 0 if declared is None else int(declared)
+        length = int(index.get(b"content-length", 0))
         if not _NEEDS_A_LOOK.isdisjoint(index):
             self._look(exchange, index, length)
         if length:
@@ -271,16 +267,17 @@ class Connection(asyncio.Protocol):
     def _announce(self, exchange: Exchange, length: int) -> None:
         """A body of ``length`` bytes (more) is coming: is there room for it? Raises `DispatchError`: 413, 503."""
         server = self._server
+        limits = server.limits
         exchange.reserved += length
         server.inflight += length
-        if exchange.reserved > server.limits.max_body:
-            raise refusal(413, "request_too_large", f"The body is larger than {server.limits.max_body} bytes.")
-        if server.inflight > server.limits.inflight_bytes:
+        if exchange.reserved > limits.max_body:
+            raise refusal(413, "request_too_large", f"The body is larger than {limits.max_body} bytes.")
+        if server.inflight > limits.inflight_bytes:
             raise refusal(
                 503, "too_much_in_flight", "The bodies of all requests together fill the memory set aside.", 1.0
             )
-        self._deadline = server.now + server.limits.body_grace
-        self._since = server.now
+        self._since = now = server.now
+        self._deadline = now + limits.body_grace
 
     def _look(self, exchange: Exchange, index: dict[bytes, bytes], length: int) -> None:
         """At the headers that few requests have. Raises `DispatchError`: 400, 415, 417, 501."""
@@ -454,17 +451,17 @@ class Connection(asyncio.Protocol):
         self._deadline = _NEVER
         exchange, self._incoming = self._incoming, None
         if exchange is None:
-            exchange = Exchange(self, server.next_id(), server.time())
+            exchange = Exchange(self, server.next_id(), server.time(), "", b"", "", b"", [], {})
         self._body = []
         self._continue = None
         self._release(exchange)
         exchange.keep = False
-        self._lingers = True
         self._answer(exchange, problem)
 
     def _answer(self, exchange: Exchange, problem: Problem) -> None:
         """Reply with an error when the exchange's turn comes."""
         server = self._server
+        self._lingers = True
         server.refused[problem.status] = server.refused.get(problem.status, 0) + 1
 
         def handler(exchange: Exchange) -> None:

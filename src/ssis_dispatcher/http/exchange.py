@@ -106,23 +106,23 @@ class Exchange:
         connection: Connection,
         id: str,
         started: float,
-        method: str = "",
-        target: bytes = b"",
-        path: str = "",
-        query: bytes = b"",
-        headers: list[Header] | None = None,
-        index: dict[bytes, bytes] | None = None,
+        method: str,
+        target: bytes,
+        path: str,
+        query: bytes,
+        headers: list[Header],
+        index: dict[bytes, bytes],
     ) -> None:
         self._connection = connection
         self._head = b""
-        self._index = index or {}
+        self._index = index
         self.id = id
         self.started = started
         self.method = method
         self.target = target
         self.path = path
         self.query = query
-        self.headers = headers or []
+        self.headers = headers
         self.body = b""
         self.peer = connection.peer
         self.status = self.sent = self.reserved = 0
@@ -150,7 +150,7 @@ class Exchange:
         self.answer(status, [(b"content-type", content_type), *headers], body)
 
     def answer(self, status: int, headers: list[Header], body: bytes) -> None:
-        """The whole reply at once, with any headers."""
+        """The whole reply at once, with any headers. Raises RuntimeError when it has already begun."""
         if self.gone or self.ended:
             return
         head = self._opening(status, headers, len(body))

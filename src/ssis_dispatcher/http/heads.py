@@ -75,38 +75,21 @@ def check_repeated(headers: Iterable[Header]) -> None:
 
 
 @lru_cache(maxsize=256)
-def check_host(host: bytes) -> None:
-    """Refuse what is no ``uri-host [":" port]``. Raises `DispatchError` (400)."""
-    if not _HOST.fullmatch(host.strip()):
-        raise refusal(400, "invalid_host", "The Host header is not a host name with an optional port.")
-
-
-def origin_form(target: bytes, host: bytes, method: str) -> bytes:
-    """``target`` in origin form. The absolute form (RFC 9112 §3.2.2) is accepted where it names the same host as the Host
-    header, so that it cannot be understood in two ways; ``*`` is accepted for OPTIONS. Raises `DispatchError` (400)."""
-    if target.startswith(b"/"):
-        return target
-    if target == b"*" and method == "OPTIONS":
-        return b"/*"
-    scheme, _, rest = target.partition(b"://")
-    authority, slash, path = rest.partition(b"/")
-    if scheme.lower() not in (b"http", b"https") or b"?" in authority or not authority:
-        raise refusal(400, "invalid_target", "The request target must be a path.")
-    if authority.lower() != host.strip().lower():
-        raise refusal(400, "invalid_target", "The request target names another host than the Host header.")
-    return slash + path or b"/"
-
-
-@lru_cache(maxsize=256)
-def parse_target(target: bytes) -> tuple[str, bytes]:
-    """The decoded path and the raw query of a target in origin form.
+def parse_target(target: bytes, host: bytes | None, method: str) -> tuple[bytes, str, bytes]:
+    """The target in origin form, its decoded path and its raw query. Raises `DispatchError` (400), also for a Host header
+    that is no ``uri-host [":" port]``.
 
     Nothing is normalised away: a path that needs it (``..``, ``//``, a backslash, control characters, encoded or not) is
-    refused, because the next reader might do it differently. Raises `DispatchError` (400).
+    refused, because the next reader might do it differently.
     """
-    raw, _, query = target.partition(b"?")
+    host = (host or b"").strip()
+    if not _HOST.fullmatch(host):
+        raise refusal(400, "invalid_host", "The Host header is not a host name with an optional port.")
+    if not target.startswith(b"/"):
+        target = _origin_form(target, host, method)
     if _BAD_TARGET.search(target):
         raise refusal(400, "invalid_target", "The request target has characters that must be percent-encoded.")
+    raw, _, query = target.partition(b"?")
     try:
         path = unquote_to_bytes(raw).decode()
     except UnicodeDecodeError:
@@ -115,7 +98,22 @@ def parse_target(target: bytes) -> tuple[str, bytes]:
         raise refusal(
             400, "invalid_target", "The path has empty or dotted segments, backslashes or control characters."
         )
-    return path, query
+    return target, path, query
+
+
+def _origin_form(target: bytes, host: bytes, method: str) -> bytes:
+    """The absolute form (RFC 9112 §3.2.2) is accepted where it names the same host as the Host header, so that it cannot
+    be understood in two ways; ``*`` is accepted for OPTIONS. Raises `DispatchError` (400)."""
+    if target == b"*" and method == "OPTIONS":
+        return b"/*"
+    scheme, _, rest = target.partition(b"://")
+    authority = rest.partition(b"/")[0].partition(b"?")[0]
+    if scheme.lower() not in (b"http", b"https") or not authority:
+        raise refusal(400, "invalid_target", "The request target must be a path.")
+    if authority.lower() != host.lower():
+        raise refusal(400, "invalid_target", "The request target names another host than the Host header.")
+    path = rest[len(authority) :]
+    return path if path.startswith(b"/") else b"/" + path
 
 
 def check_coding(headers: Mapping[bytes, bytes], old: bool) -> bool:

@@ -31,7 +31,11 @@ _OURS = frozenset(
 
 
 class Receiver(Protocol):
-    """Who gets the reply. Calls come in the order head, body…, then exactly one of end and failed."""
+    """Who gets the reply. Calls come in the order head, body…, then exactly one of end and failed; or there is the one call
+    of `on_reply`, when all of it has come in one piece."""
+
+    def on_reply(self, status: int, headers: list[Header], body: bytes) -> None:
+        """The same as head, body and end: the usual case where a reply is small. The reply to HEAD never comes this way."""
 
     def on_head(self, status: int, headers: list[Header], length: int | None) -> None:
         """Names are lower-case, hop-by-hop and framing headers are left out. ``length`` is that of the body, None when
@@ -232,7 +236,10 @@ class UpstreamConnection(asyncio.Protocol):
             if self._pending > self._pool.limits.max_head:
                 self._fail(_head_too_large())
                 return
-        self._deliver(call)
+        if self._done and not self._told and not call.is_head:
+            self._finish(call)
+        else:
+            self._deliver(call)
 
     def _deliver(self, call: Call) -> None:
         """Tell the receiver what has been collected. It may cancel at any point."""
@@ -254,17 +261,21 @@ class UpstreamConnection(asyncio.Protocol):
         """The reply is complete: free the connection first, so that what the receiver sends next can use it."""
         receiver, call.receiver = call.receiver, None
         call.connection = self._call = None
-        self._headers = []
+        told, status, headers, parts = self._told, self._status, self._headers, self._parts
         self._fresh = False
         if not self._keep or self._transport.get_write_buffer_size():  # the server did not want all of the request
             self._transport.abort()
-        elif call.paused:
-            self._transport.resume_reading()
-            self._upstream.release(self)
         else:
+            if call.paused:
+                self._transport.resume_reading()
             self._upstream.release(self)
-        if receiver is not None:
+        if receiver is None:
+            return
+        if told:
             receiver.on_end()
+        else:
+            self._parts = []
+            receiver.on_reply(status, headers, parts[0] if len(parts) == 1 else b"".join(parts))
 
     def eof_received(self) -> None:
         """The server has closed its side; `connection_lost` says what that means."""

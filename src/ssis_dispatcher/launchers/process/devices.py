@@ -104,8 +104,11 @@ class Shelf:
         self._there = tuple(devices)
 
     def take(self, server: str, slice: Slice, count: int) -> tuple[str, ...] | None:
-        """UUIDs of ``count`` free devices of this kind for ``server``; None where so many are not there."""
-        free = [device.uuid for device in self._there if device.slice == slice and device.uuid not in self._taken]
+        """UUIDs of ``count`` free devices of this kind for ``server``; None where so many are not there. An inventory that
+        the operator wrote may give them another size than NVML does: then the name decides."""
+        same = [device.uuid for device in self._there if device.slice == slice]
+        same = same or [device.uuid for device in self._there if device.slice.name == slice.name]
+        free = [uuid for uuid in same if uuid not in self._taken]
         if len(free) < count:
             return None
         self._taken.update(dict.fromkeys(free[:count], server))
