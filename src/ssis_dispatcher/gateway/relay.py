@@ -249,12 +249,17 @@ class Relay:
         rest = b""
         if self._translator is not None:
             rest = self._translator.end()
-        elif self.status < 300 and self._length != 0 and self._exchange.method != "HEAD":
-            if not self._dialect.complete(known[-_TAIL:], self._events, self._content_type):
-                raise _broke_off()
+        elif not self._complete(known[-_TAIL:]):
+            raise _broke_off()
         if self._held is not None and self._begun:
             raise _not_a_stream(self.status, known + rest)
         return rest
+
+    def _complete(self, tail: bytes) -> bool:
+        """Whether the dialect finds a reply that ends like this complete. Errors, and replies without a body, are."""
+        if self.status >= 300 or self._length == 0 or self._exchange.method == "HEAD":
+            return True
+        return self._dialect.complete(tail, self._events, self._content_type)
 
     def on_failed(self, error: UpstreamError) -> None:
         self._call = None

@@ -30,7 +30,7 @@ import httptools
 from ssis_dispatcher.errors import DispatchError, Problem
 from ssis_dispatcher.http import heads
 from ssis_dispatcher.http.exchange import Exchange
-from ssis_dispatcher.http.heads import Header, refusal
+from ssis_dispatcher.http.heads import Header, lower, refusal
 
 if TYPE_CHECKING:
     from ssis_dispatcher.http.server import Server
@@ -212,7 +212,7 @@ class Connection(asyncio.Protocol):
             )
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        self._headers.append((lower[name], value))
 
     def on_headers_complete(self) -> None:
         self._progress = True

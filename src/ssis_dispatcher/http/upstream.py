@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import httptools
 
 from ssis_dispatcher.errors import UpstreamError, UpstreamTimeout
-from ssis_dispatcher.http.heads import Header
+from ssis_dispatcher.http.heads import Header, lower
 
 if TYPE_CHECKING:
     from ssis_dispatcher.http.client import Pool, Upstream
@@ -328,7 +328,7 @@ class UpstreamConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._has_head:  # a trailer
             return
-        name = name.lower()
+        name = lower[name]
         if name in _OURS:
             self._take_note(name, value)
         else:

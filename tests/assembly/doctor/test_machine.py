@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ssis_dispatcher.assembly.doctor import machine
-from ssis_dispatcher.launchers import process
-from ssis_dispatcher.launchers.process import Bounder
+from ssis_dispatcher.launchers.process import bounds
+from ssis_dispatcher.launchers.process.bounds import Bounder
 from ssis_dispatcher.settings import Settings
 
 NewSettings = Callable[..., Settings]
@@ -91,7 +91,7 @@ def test_a_group_of_our_own_is_enforced_by_the_kernel(
     settings: NewSettings, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group = Bounder(root / "sys/fs/cgroup/us")
-    monkeypatch.setattr(process, "detect", lambda root: group)
+    monkeypatch.setattr(bounds, "detect", lambda root: group)
     check = machine.memory_limits(settings())
 
     assert check.ok is True

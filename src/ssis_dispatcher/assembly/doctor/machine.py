@@ -47,7 +47,7 @@ def oom_score(settings: Settings) -> Check:
 def memory_limits(settings: Settings) -> Check:
     """How a server would be kept to its share of this machine's memory. Finding out means dividing our control group for
     a moment, which would undo what a dispatcher in the same group has done: then it is not tried."""
-    from ssis_dispatcher.launchers.process import detect
+    from ssis_dispatcher.launchers.process.bounds import detect
 
     if _divided():
         return Check("memory limits", None, "not tried: a dispatcher runs in this control group, and its log tells")
