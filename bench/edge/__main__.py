@@ -6,14 +6,11 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from bench.edge import loads, table, workshop
 from bench.edge.candidates import CANDIDATES
 from bench.edge.measures import MEASURES, Bench
 from bench.edge.processes import OTHER_CORE, on_core
-
-PAGE = workshop.ROOT / "docs" / "performance.md"
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -22,10 +19,14 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4.0, metavar="S", help="of one run of the load generator [4]")
     parser.add_argument("--rate", type=int, metavar="RPS", help="of the latency runs [half of what Envoy can do]")
     parser.add_argument("--streams", type=int, default=1000, metavar="N", help="paced streams at once [1000]")
-    parser.add_argument("--only", type=words(MEASURES), default=list(MEASURES), metavar="WHAT", help=", ".join(MEASURES))
+    parser.add_argument(
+        "--only", type=words(MEASURES), default=list(MEASURES), metavar="WHAT", help=", ".join(MEASURES)
+    )
     names = [name for name in CANDIDATES if name != "direct"]
     parser.add_argument("--candidates", type=words(names), default=names, metavar="WHO", help=", ".join(names))
-    parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.relative_to(workshop.ROOT)}")
+    parser.add_argument(
+        "--write", action="store_true", help=f"put the tables into {workshop.PAGE.relative_to(workshop.ROOT)}"
+    )
     return parser.parse_args(argv)
 
 
@@ -44,15 +45,16 @@ def words(known: Sequence[str]) -> Callable[[str], list[str]]:
 def main(argv: Sequence[str]) -> int:
     options = arguments(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is stopped
-    try:
-        workshop.tool("load")
-        upstream, port = loads.upstream()
-    except workshop.Missing as error:
-        print(error, file=sys.stderr)
-        return 1
-    with upstream, on_core(OTHER_CORE):
-        bench = Bench(options, upstream, port)
-        bench.run()
+    with workshop.alone():
+        try:
+            workshop.tool("load")
+            upstream, port = loads.upstream()
+        except workshop.Missing as error:
+            print(error, file=sys.stderr)
+            return 1
+        with upstream, on_core(OTHER_CORE):
+            bench = Bench(options, upstream, port)
+            bench.run()
     show(bench)
     return 0
 
@@ -70,7 +72,7 @@ def show(bench: Bench) -> None:
     print("\n\n".join(["", *map(table.text, tables), "\n".join(said)]))
     if options.write:
         lines = "\n".join(f"- {note}" for note in said)
-        table.write_section(PAGE, "bench-edge", "\n\n".join([*map(table.markdown, tables), lines]))
+        table.write_section(workshop.PAGE, "bench-edge", "\n\n".join([*map(table.markdown, tables), lines]))
 
 
 if __name__ == "__main__":

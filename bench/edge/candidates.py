@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.edge import workshop
 
-KEY_FILE = "ours/key"
+_KEY = "ours/key"
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,23 @@ Start = Callable[[int, int], Command]
 def ours(port: int, upstream: int, *more: str) -> Command:
     """The dispatcher with every feature on."""
     return Command([sys.executable, "-m", "bench.edge.dispatcher", str(port), str(upstream), *more])
+
+
+def serve(port: int) -> list[str | Path]:
+    """``ssis serve``, as an operator starts it."""
+    home = workshop.WORK / "ours"
+    options = f"--quiet --platform fake --port {port} --state-dir {home} --cache-dir {home}"
+    return [Path(sys.executable).parent / "ssis", "serve", *options.split()]
+
+
+def key() -> str:
+    """The API key that the last of `ours` made; it is sent to all, so that all read the same bytes."""
+    path = workshop.WORK / _KEY
+    return path.read_text(encoding="utf-8") if path.exists() else "none"
+
+
+def keep_key(secret: str) -> None:
+    workshop.written(_KEY, secret)
 
 
 def envoy(port: int, upstream: int) -> Command:
@@ -72,9 +89,8 @@ def vllm_router(port: int, upstream: int) -> Command:
 
 
 def sglang_router(port: int, upstream: int) -> Command:
-    unlimited = ("--max-concurrent-requests", "-1")
-    command = [workshop.peer("sglang-router"), "launch", *_router(port, upstream), *unlimited]
-    return Command(command, {"TOKIO_WORKER_THREADS": "1"})
+    options = [*_router(port, upstream), "--max-concurrent-requests", "-1"]
+    return Command([workshop.peer("sglang-router"), "launch", *options], {"TOKIO_WORKER_THREADS": "1"})
 
 
 CANDIDATES: dict[str, Start | None] = {

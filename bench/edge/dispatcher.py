@@ -1,8 +1,8 @@
 """The dispatcher under measurement: the real program with every feature on, whose servers are all the fake inference server.
 
-``python -m bench.edge.dispatcher PORT UPSTREAM_PORT [--seats N] [--held]``. Keys are needed and checked against limits of
-their own, requests are counted, logged (to stdout) and cancelled as always. With ``--held`` a server is ready when
-SIGUSR1 comes. SIGUSR2 prints a line of JSON about this process, after a garbage collection.
+``python -m bench.edge.dispatcher PORT UPSTREAM_PORT [--seats N] [--bound N] [--held]``. Keys are needed
+and checked against limits of their own, requests are counted, logged (to stdout) and cancelled as always. With ``--held``
+a server is ready when SIGUSR1 comes. SIGUSR2 prints a line of JSON about this process, after a garbage collection.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from bench.edge import workshop
-from bench.edge.candidates import KEY_FILE
+from bench.edge import candidates, workshop
+
 from ssis_dispatcher.assembly import running
 from ssis_dispatcher.core.messages import Launch, ServerReady
 from ssis_dispatcher.core.slices import Pool, Slice, SliceKind
@@ -30,7 +30,7 @@ from ssis_dispatcher.settings.commands import EngineCommand
 HOME = workshop.WORK / "ours"
 ENGINES = ("llamacpp", "tgi", "vllm")
 MODELS = {"bench": "vllm", "bench-20ps": "vllm", "bench-tgi": "tgi", "bench-llamacpp": "llamacpp"} | {
-    f"bench-{fault}": "vllm" for fault in ("hang", "garbage", "short", "cut")
+    f"bench-{manner}": "vllm" for manner in ("hang", "garbage", "short", "cut", "slow")
 }
 PLENTY = 1_000_000
 
@@ -64,12 +64,12 @@ def tell() -> None:
     print(json.dumps({"tasks": len(asyncio.all_tasks()), "objects": len(gc.get_objects())}), flush=True)
 
 
-def settings(port: int) -> Settings:
+def settings(port: int, bound: int) -> Settings:
     """What an operator would set for so many requests; all else is the default."""
     keys = HOME / "keys.jsonl"
     keys.unlink(missing_ok=True)
     secret = KeyFile(keys).create("bench", role="admin", in_flight=PLENTY, per_minute=60 * PLENTY)
-    workshop.written(KEY_FILE, secret)
+    candidates.keep_key(secret)
     entries = [f"  {name}: {{path: {demo_path()}, engine: {engine}, context: 128}}" for name, engine in MODELS.items()]
     return Settings(
         host="0.0.0.0",  # beyond loopback keys are needed
@@ -81,7 +81,8 @@ def settings(port: int) -> Settings:
         state_dir=HOME,
         cache_dir=HOME,
         hub_offline=True,
-        waiting_per_model=10_000,
+        waiting_per_model=bound,
+        waiting_total=bound,
         max_connections_per_address=20_000,
         log_level="warning",
     )
@@ -92,10 +93,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("port", type=int)
     parser.add_argument("upstream", type=int)
     parser.add_argument("--seats", type=int, default=4096)
+    parser.add_argument("--bound", type=int, default=10_000, help="requests that may wait")
     parser.add_argument("--held", action="store_true")
     options = parser.parse_args(argv)
     HOME.mkdir(parents=True, exist_ok=True)
-    return running.run(settings(options.port), None, BenchLauncher(options.upstream, options.seats, options.held))
+    launcher = BenchLauncher(options.upstream, options.seats, options.held)
+    return running.run(settings(options.port, options.bound), None, launcher)
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ static double quantile(const histogram *h, double q) {
 }
 
 static void print(const char *name, const histogram *h) {
-    printf(",\"%s\":{\"n\":%ld,\"mean\":%.1f,\"p50\":%.1f,\"p99\":%.1f,\"max\":%.1f}", name, h->total,
-           h->total ? h->sum / h->total / 1000 : -1, quantile(h, .5), quantile(h, .99), h->max / 1000.0);
+    printf(",\"%s\":{\"n\":%ld,\"mean\":%.1f,\"p50\":%.1f,\"p95\":%.1f,\"p99\":%.1f,\"max\":%.1f}", name, h->total,
+           h->total ? h->sum / h->total / 1000 : -1, quantile(h, .5), quantile(h, .95), quantile(h, .99), h->max / 1000.0);
 }
 
 typedef struct connection {

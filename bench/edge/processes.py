@@ -30,10 +30,13 @@ def on_core(core: int) -> Iterator[None]:
 class Process:
     """A program that was started on ``core``, in a session of its own; its output goes to the file ``log``."""
 
-    def __init__(self, command: Sequence[str | Path], core: int, log: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str | Path], core: int, log: Path, env: Mapping[str, str] | None = None
+    ) -> None:
         self.log = log
         self.began = time.monotonic()
-        with on_core(core), log.open("wb") as output:
+        log.unlink(missing_ok=True)
+        with on_core(core), log.open("ab") as output:  # appending, so that it may be emptied meanwhile
             self._child = subprocess.Popen(
                 [str(part) for part in command],
                 env=os.environ | (env or {}),

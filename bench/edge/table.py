@@ -116,7 +116,9 @@ def text(rows: Sequence[Row]) -> str:
     """For terminals."""
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
         for row in rows
     )
 
@@ -128,7 +130,9 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def conditions() -> str:
     """Where and when: what a reader needs to judge the numbers."""
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ": ?")
+    cpu = next(
+        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ": ?"
+    )
     model, today = cpu.partition(":")[2].strip(), datetime.now(UTC).date()
     return f"{today}, {os.cpu_count()} cores of {model}, Linux {platform.release()}, Python {platform.python_version()}"
 
@@ -141,7 +145,7 @@ def quiet(figures: Figures) -> str:
 
 
 def write_section(page: Path, name: str, content: str) -> None:
-    """Put ``content`` between the marks ``<!-- name -->`` and ``<!-- /name -->`` of ``page``. Raises `ValueError` without them."""
+    """Put ``content`` between the marks ``<!-- name -->`` and ``<!-- /name -->`` of ``page``. Raises `ValueError`."""
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     before, mark, rest = page.read_text(encoding="utf-8").partition(begin)
     _, closing, after = rest.partition(end)

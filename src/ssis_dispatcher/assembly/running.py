@@ -15,7 +15,6 @@ from collections.abc import Callable
 from ssis_dispatcher.assembly.program import Program
 from ssis_dispatcher.errors import DispatchError
 from ssis_dispatcher.launchers.base import Launcher
-from ssis_dispatcher.launchers.base import Launcher
 from ssis_dispatcher.settings import Settings
 from ssis_dispatcher.telemetry.logs import log, setup
 

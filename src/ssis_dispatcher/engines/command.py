@@ -6,6 +6,7 @@ configured. Made by the assembly from the settings; the launcher for one machine
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping
 
 from ssis_dispatcher.engines.base import Ask, Command, Engine, Options
@@ -47,9 +48,8 @@ class CommandEngine:
         self._command = command
         self._env = env
         texts = (*command, *(value for _, value in env))
-        for text in texts:
-            _fill(text, dict.fromkeys(PLACEHOLDERS, ""))
-        if command and not port and not any("{port" in text for text in texts):
+        used = {name for text in texts for name in _placeholders(text)}
+        if command and not port and "port" not in used:
             raise ValueError(
                 f"the command of {name} must be told its port: write {{port}} in it, or set the port it has"
             )
@@ -58,10 +58,10 @@ class CommandEngine:
         """The operator's command where there is one, else the engine's own; the operator's variables beside the engine's."""
         own = self._like.command(options)
         values = {name: str(getattr(options, name)) for name in PLACEHOLDERS}
-        env = dict(own.env) | {name: _fill(value, values) for name, value in self._env}
+        env = dict(own.env) | {name: value.format_map(values) for name, value in self._env}
         if not self._command:
             return Command(own.argv, tuple(env.items()), own.program)
-        return Command((), tuple(env.items()), tuple(_fill(word, values) for word in self._command))
+        return Command((), tuple(env.items()), tuple(word.format_map(values) for word in self._command))
 
     def environment(self, env: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         return self._like.environment(env)
@@ -73,9 +73,10 @@ class CommandEngine:
         return self._like.ask(generation, served_as)
 
 
-def _fill(text: str, values: Mapping[str, str]) -> str:
-    """``text`` with each ``{name}`` replaced; a brace that is meant is written twice. Raises `ValueError`."""
-    try:
-        return text.format_map(values)
-    except (KeyError, IndexError, AttributeError) as error:
-        raise ValueError(f"{error} is no placeholder; there are {', '.join(PLACEHOLDERS)}") from None
+def _placeholders(text: str) -> set[str]:
+    """The names in braces; a brace that is meant is written twice. Raises `ValueError`."""
+    names = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+    if strange := names.difference(PLACEHOLDERS):
+        shown = ", ".join(f"{{{name}}}" for name in sorted(strange))
+        raise ValueError(f"{shown} is no placeholder; there are {', '.join(PLACEHOLDERS)}")
+    return names

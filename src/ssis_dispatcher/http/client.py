@@ -22,7 +22,6 @@ __all__ = ["Call", "Pool", "Receiver", "UpstreamLimits"]
 
 Address = tuple[str, int]
 
-_COLON = b": "
 _WITH_BODY = ("POST", "PUT", "PATCH")
 _NOT_ONE_WORD = re.compile(rb"[^\x21-\x7e]")
 
@@ -188,6 +187,8 @@ class Pool:
         """Failed calls by code."""
         self._upstreams: dict[Address, Upstream] = {}
         self._credit = float(self.limits.retry_reserve)
+        self._credited = 0  # requests that have earned their share of it
+        self._closed = False
         self._dialling: set[asyncio.Task[None]] = set()
         self._looked = self.time()
         self._sweeper: asyncio.TimerHandle | None = self.loop.call_later(self.limits.tick, self._sweep)
@@ -210,25 +211,28 @@ class Pool:
         upstream = self._upstreams.get(address)
         if upstream is None:
             upstream = self._upstreams[address] = Upstream(self, address)
-        lines = [_opening(method, target, host or upstream.host), *map(_COLON.join, headers)]
-        if body or method in _WITH_BODY:
-            lines.append(b"content-length: %d\r\n\r\n" % len(body))
-        else:
-            lines.append(b"\r\n")
-        head = b"\r\n".join(lines)
-        if head.count(b"\n") != len(lines) + 3:
+        head = _opening(method, target, host or upstream.host)
+        for name, value in headers:
+            head += b"\r\n" + name + b": " + value
+        if head.count(b"\n") != len(headers) + 2:
             raise ValueError("A header has a line break in it.")
+        if body or method in _WITH_BODY:
+            head += b"\r\ncontent-length: %d\r\n\r\n" % len(body)
+        else:
+            head += b"\r\n\r\n"
         self.sent += 1
-        if self._credit < self.limits.retry_reserve:
-            self._credit += self.limits.retry_budget
         call = Call(upstream, receiver, head, body, method == "HEAD")
-        call.first_byte_timeout = first_byte_timeout or self.limits.first_byte_timeout
+        if first_byte_timeout is not None:
+            call.first_byte_timeout = first_byte_timeout
         upstream.assign(call)
         return call
 
     def spend_retry(self) -> bool:
         """Whether the budget has a retry left; takes it."""
-        if self._credit < 1.0:
+        limits = self.limits
+        earned, self._credited = (self.sent - self._credited) * limits.retry_budget, self.sent
+        self._credit = min(limits.retry_reserve, self._credit + earned)
+        if self._closed or self._credit < 1.0:
             return False
         self._credit -= 1.0
         self.retries += 1
@@ -268,7 +272,8 @@ class Pool:
             self._emptied.set_result(None)
 
     async def close(self) -> None:
-        """Cut everything off. Calls under way fail. Returns when all connections are gone."""
+        """Cut everything off. Calls under way fail. Returns when all connections are gone. Nothing may be sent any more."""
+        self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None

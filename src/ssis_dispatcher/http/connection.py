@@ -77,6 +77,7 @@ class Connection(asyncio.Protocol):
         "_unsent",
         "_url",
         "last",
+        "openings",
         "peer",
         "trusted",
         "write",
@@ -84,6 +85,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self.openings = server.openings
         self._queue: deque[Exchange] = deque()
         self._current: Exchange | None = None
         self._incoming: Exchange | None = None
@@ -148,7 +150,7 @@ class Connection(asyncio.Protocol):
             self._server.failed(cause)
             return DispatchError("The dispatcher could not read this request.").problem
         if isinstance(error, httptools.HttpParserInvalidMethodError):
-            return _unknown_method().problem
+            return heads.unknown_method().problem
         return Problem(400, "invalid_request", f"This is not HTTP/1.1: {error}.")
 
     def eof_received(self) -> None:
@@ -193,23 +195,26 @@ class Connection(asyncio.Protocol):
 
     # The parser's side
 
-    def on_message_begin(self) -> None:
-        if self._phase == _DEAF:  # the request before this one was the last
-            raise _last_was_last()
-        server = self._server
-        if self._queue and len(self._queue) >= server.limits.max_pipelined:
-            raise refusal(503, "too_many_pipelined", "Too many requests wait on this connection. Use more connections.")
-        self._url = b""
-        self._headers = []
-        self._phase = _HEAD
-        self._deadline = server.now + server.limits.head_timeout
-
     def on_url(self, url: bytes) -> None:
+        if self._phase != _HEAD:
+            self._begin()
         self._url += url
         if len(self._url) > self._server.limits.max_url:
             raise refusal(
                 414, "uri_too_long", f"The request target is longer than {self._server.limits.max_url} bytes."
             )
+
+    def _begin(self) -> None:
+        """The first bytes of a request. Raises `DispatchError` (503) when too many wait before it."""
+        limits = self._server.limits
+        if self._phase == _DEAF:  # the request before this one was the last
+            raise _last_was_last()
+        if self._queue and len(self._queue) >= limits.max_pipelined:
+            raise refusal(503, "too_many_pipelined", "Too many requests wait on this connection. Use more connections.")
+        self._url = b""
+        self._headers = []
+        self._phase = _HEAD
+        self._deadline = self._server.now + limits.head_timeout
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((lower[name], value))
@@ -230,15 +235,12 @@ class Connection(asyncio.Protocol):
         keep = parser.should_keep_alive()
         if not keep or b"connection" in index:  # HTTP/1.1 without a word about it stays alive
             old = _is_old(parser.get_http_version())
-        method = heads.METHODS.get(parser.get_method())
-        if method is None:
-            raise _unknown_method()
         if len(index) != len(headers):
             heads.check_repeated(headers)
         host = index.get(b"host")
         if host is None and not old:
             raise refusal(400, "missing_host", "The request has no Host header.")
-        target, path, query = heads.parse_target(self._url, host, method)
+        method, target, path, query = heads.parse_target(parser.get_method(), self._url, host)
         exchange = Exchange(self, server.next_id(), server.time(), method, target, path, query, headers, index)
         self._requests += 1
         exchange.keep = keep and self._requests < limits.keepalive_requests
@@ -516,10 +518,6 @@ class Connection(asyncio.Protocol):
 
     # The server's side
 
-    def opening(self, status: int) -> bytes:
-        """The first lines of a reply, up to the request id."""
-        return self._server.openings[status]
-
     @property
     def congested(self) -> bool:
         """The transport holds more than it wants to."""
@@ -578,10 +576,6 @@ def _head_too_large(most: int) -> DispatchError:
 
 def _last_was_last() -> DispatchError:
     return refusal(400, "connection_closed", "The connection ends with the reply to the request before this one.")
-
-
-def _unknown_method() -> DispatchError:
-    return refusal(501, "unknown_method", f"The methods served here are {', '.join(heads.METHODS.values())}.")
 
 
 def _is_old(version: str) -> bool:

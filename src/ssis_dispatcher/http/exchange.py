@@ -17,7 +17,6 @@ _JOINED = 65_536
 
 _CHUNKED, _COUNTED, _UNTIL_CLOSE, _MUTE = range(4)
 
-_COLON = b": "
 _BODILESS = (204, 304)
 
 
@@ -185,13 +184,15 @@ class Exchange:
         self.status = status
         self._left = length or 0
         connection = self._connection
-        lines = [connection.opening(status) + self.id.encode(), *map(_COLON.join, headers)]
-        if self.extra:
-            lines += map(_COLON.join, self.extra)
+        head = connection.openings[status] + self.id.encode()
+        for name, value in headers:
+            head += b"\r\n" + name + b": " + value
+        for name, value in self.extra:
+            head += b"\r\n" + name + b": " + value
         if length is not None:
             self._framing = _MUTE if self.method == "HEAD" or status in _BODILESS else _COUNTED
             if status != 204:
-                lines.append(b"content-length: %d" % length)
+                head += b"\r\ncontent-length: %d" % length
         elif self.method == "HEAD" or status in _BODILESS:
             self._framing = _MUTE
         elif self.old:
@@ -199,15 +200,13 @@ class Exchange:
             self.keep = False
         else:
             self._framing = _CHUNKED
-            lines.append(b"transfer-encoding: chunked")
+            head += b"\r\ntransfer-encoding: chunked"
         if connection.last or not self.keep:
             self.keep = False
-            lines.append(b"connection: close\r\n\r\n")
-        elif self.old:
-            lines.append(b"connection: keep-alive\r\n\r\n")
-        else:
-            lines.append(b"\r\n")
-        return b"\r\n".join(lines)
+            return head + b"\r\nconnection: close\r\n\r\n"
+        if self.old:
+            return head + b"\r\nconnection: keep-alive\r\n\r\n"
+        return head + b"\r\n\r\n"
 
     def write(self, data: bytes) -> None:
         """More of the body. Raises RuntimeError before `start`, and for more than the length that was announced."""

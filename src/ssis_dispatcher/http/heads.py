@@ -66,6 +66,10 @@ def refusal(status: int, code: str, message: str, retry_after: float | None = No
     return DispatchError.of(Problem(status, code, message, retry_after))
 
 
+def unknown_method() -> DispatchError:
+    return refusal(501, "unknown_method", f"The methods served here are {', '.join(METHODS.values())}.")
+
+
 def check_repeated(headers: Iterable[Header]) -> None:
     """Refuse a head that says twice what may be said once. Raises `DispatchError` (400)."""
     seen = set()
@@ -76,13 +80,16 @@ def check_repeated(headers: Iterable[Header]) -> None:
 
 
 @lru_cache(maxsize=256)
-def parse_target(target: bytes, host: bytes | None, method: str) -> tuple[bytes, str, bytes]:
-    """The target in origin form, its decoded path and its raw query. Raises `DispatchError` (400), also for a Host header
-    that is no ``uri-host [":" port]``.
+def parse_target(verb: bytes, target: bytes, host: bytes | None) -> tuple[str, bytes, str, bytes]:
+    """Method, target in origin form, decoded path and raw query of a request. Raises `DispatchError`: 501, or 400, also for
+    a Host header that is no ``uri-host [":" port]``.
 
     Nothing is normalised away: a path that needs it (``..``, ``//``, a backslash, control characters, encoded or not) is
     refused, because the next reader might do it differently.
     """
+    method = METHODS.get(verb)
+    if method is None:
+        raise unknown_method()
     host = (host or b"").strip()
     if not _HOST.fullmatch(host):
         raise refusal(400, "invalid_host", "The Host header is not a host name with an optional port.")
@@ -99,7 +106,7 @@ def parse_target(target: bytes, host: bytes | None, method: str) -> tuple[bytes,
         raise refusal(
             400, "invalid_target", "The path has empty or dotted segments, backslashes or control characters."
         )
-    return target, path, query
+    return method, target, path, query
 
 
 def _origin_form(target: bytes, host: bytes, method: str) -> bytes:

@@ -18,6 +18,11 @@ from ssis_dispatcher.http.heads import Header, lower
 if TYPE_CHECKING:
     from ssis_dispatcher.http.client import Pool, Upstream
 
+_SILENT, _SPOKEN, _HEADED, _DONE = range(4)
+"""How far the reply has come: not a byte, some bytes, its head, all of it."""
+
+_BODILESS = (204, 304)
+
 _JOINED = 65_536
 """Up to this size head and body go out in one piece."""
 
@@ -68,6 +73,9 @@ class Call:
         "waited",
     )
 
+    waited: float
+    """Seconds spent waiting for a connection; set when the wait begins."""
+
     def __init__(self, upstream: Upstream, receiver: Receiver, head: bytes, body: bytes, is_head: bool) -> None:
         self.upstream = upstream
         self.receiver: Receiver | None = receiver
@@ -76,9 +84,8 @@ class Call:
         self.is_head = is_head
         self.connection: UpstreamConnection | None = None
         self.first_byte_timeout: float | None = None
-        self.retried = self.paused = False
         self.timer: asyncio.TimerHandle | None = None
-        self.waited = 0.0
+        self.retried = self.paused = False
 
     def cancel(self) -> None:
         """Close the upstream connection, which stops the generation; nothing is called after this."""
@@ -86,7 +93,7 @@ class Call:
         if self.timer is not None:
             self.timer.cancel()
         if self.connection is not None:
-            self.connection.abort()
+            self.connection.drop()
         elif self in self.upstream.waiting:
             self.upstream.waiting.remove(self)
 
@@ -119,10 +126,8 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_call",
         "_chunked",
-        "_done",
         "_fed",
         "_fresh",
-        "_has_head",
         "_headers",
         "_informational",
         "_keep",
@@ -133,7 +138,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_pool",
         "_progress",
         "_quiet",
-        "_spoken",
+        "_stage",
         "_status",
         "_told",
         "_transport",
@@ -146,9 +151,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._call: Call | None = None
         self._fresh = True  # has not served a call yet
         self._quiet = 0.0  # seconds without a byte
-        self._headers: list[Header] = []
-        self._length: int | None = None
-        self._chunked = False
         self._parts: list[bytes] = []
 
     # The pool's side
@@ -163,9 +165,11 @@ class UpstreamConnection(asyncio.Protocol):
         """Send the request. Nothing is reported before the loop's next turn."""
         self._call = call
         call.connection = self
-        self._status = self._informational = self._pending = 0
+        self._headers: list[Header] = []
+        self._length: int | None = None
+        self._chunked = self._told = False
+        self._stage = self._informational = self._pending = 0
         self._quiet = 0.0
-        self._spoken = self._has_head = self._told = self._done = self._keep = False
         if len(call.body) < _JOINED:
             self._transport.write(call.head + call.body)
         else:
@@ -182,8 +186,13 @@ class UpstreamConnection(asyncio.Protocol):
             self._quiet = 0.0
             self._transport.resume_reading()
 
+    def drop(self) -> None:
+        """Close at once; the call under way is not told."""
+        self._call = None
+        self._transport.abort()
+
     def abort(self) -> None:
-        """Close at once."""
+        """Close at once; the call under way fails."""
         self._transport.abort()
 
     def look(self, seconds: float) -> None:
@@ -196,8 +205,8 @@ class UpstreamConnection(asyncio.Protocol):
             if self._quiet > limits.keep_timeout:
                 self._upstream.idle.pop(self, None)
                 self._transport.close()
-        elif not self._spoken:
-            limit = call.first_byte_timeout
+        elif self._stage == _SILENT:
+            limit = call.first_byte_timeout or limits.first_byte_timeout
             if limit is not None and self._quiet > limit:
                 self._fail(UpstreamTimeout(f"The inference server did not answer within {limit:g} seconds."))
         elif limits.idle_timeout is not None and self._quiet > limits.idle_timeout:
@@ -212,32 +221,30 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         call = self._call
-        if call is None or call.receiver is None:  # bytes that nobody asked for, or not any more
+        if call is None:  # bytes that nobody asked for
             self._upstream.idle.pop(self, None)
             self._transport.abort()
             return
-        self._spoken = True
+        if self._stage == _SILENT:
+            self._stage = _SPOKEN
         self._quiet = 0.0
-        self._progress = False
         self._fed = len(data)
+        self._progress = False
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._keep = False
-            if not self._done:  # else: bytes behind a complete reply
+            if self._stage != _DONE:  # else: bytes behind a complete reply
                 self._deliver(call)
                 if self._call is call:
                     self._fail(_reason(error))
                 return
-        if self._progress:
-            self._pending = 0
-        else:
-            self._pending += self._fed
-            if self._pending > self._pool.limits.max_head:
-                self._fail(_head_too_large())
-                return
-        if self._done and not self._told and not call.is_head:
+        if self._stage == _DONE and not self._told and not call.is_head:
             self._finish(call)
+            return
+        self._pending = 0 if self._progress else self._pending + self._fed
+        if self._pending > self._pool.limits.max_head:
+            self._fail(_head_too_large())
         else:
             self._deliver(call)
 
@@ -246,22 +253,23 @@ class UpstreamConnection(asyncio.Protocol):
         receiver = call.receiver
         if receiver is None:
             return
-        if self._has_head and not self._told:
+        if self._stage >= _HEADED and not self._told:
             self._told = True
             receiver.on_head(self._status, self._headers, self._length)
         parts = self._parts
         if parts:
             self._parts = []
-            if call.receiver is not None:
+            if self._call is call:
                 receiver.on_body(parts[0] if len(parts) == 1 else b"".join(parts))
-        if self._done and call.receiver is not None:
+        if self._stage == _DONE and self._call is call:
             self._finish(call)
 
     def _finish(self, call: Call) -> None:
         """The reply is complete: free the connection first, so that what the receiver sends next can use it."""
         receiver, call.receiver = call.receiver, None
         call.connection = self._call = None
-        told, status, headers, parts = self._told, self._status, self._headers, self._parts
+        told, headers, parts = self._told, self._headers, self._parts
+        status = self._status
         self._fresh = False
         if not self._keep or self._transport.get_write_buffer_size():  # the server did not want all of the request
             self._transport.abort()
@@ -286,12 +294,12 @@ class UpstreamConnection(asyncio.Protocol):
         call, self._call = self._call, None
         if call is not None and call.receiver is not None:
             self._left_early(call, exc)
-        self._headers = []
+        self._headers, self._parts = [], []
         del self._parser  # holds us, as we hold it
 
     def _left_early(self, call: Call, exc: BaseException | None) -> None:
         """The connection went away in the middle of a call: is that the reply's end, its ruin, or worth another try?"""
-        if not self._spoken:
+        if self._stage == _SILENT:
             if not self._fresh and self._upstream.may_retry(call):
                 call.connection = None
                 self._upstream.dial(call)
@@ -301,7 +309,7 @@ class UpstreamConnection(asyncio.Protocol):
                         "The inference server closed the connection without an answer.", code="upstream_closed"
                     )
                 )
-        elif self._has_head and self._length is None and not self._chunked and exc is None:
+        elif self._stage == _HEADED and self._length is None and not self._chunked and exc is None:
             receiver, call.receiver, call.connection = call.receiver, None, None
             if receiver is not None:
                 receiver.on_end()
@@ -318,15 +326,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     # The parser's side
 
-    def on_message_begin(self) -> None:
-        if self._done:
-            raise _Surplus
-        self._headers = []
-        self._length = None
-        self._chunked = False
-
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._has_head:  # a trailer
+        if self._stage >= _HEADED:  # a trailer
             return
         name = lower[name]
         if name in _OURS:
@@ -335,28 +336,40 @@ class UpstreamConnection(asyncio.Protocol):
             self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self._stage == _DONE:
+            raise _Surplus
         self._progress = True
-        status = self._status = self._parser.get_status_code()
-        limits = self._pool.limits
-        if len(self._headers) > limits.max_headers or (
-            self._fed + self._pending > limits.max_head
-            and sum(len(name) + len(value) + 4 for name, value in self._headers) > limits.max_head
-        ):
-            raise _head_too_large()
+        parser, limits, call = self._parser, self._pool.limits, self._call
+        status = self._status = parser.get_status_code()
+        if len(self._headers) > limits.max_headers or self._fed + self._pending > limits.max_head:
+            self._check_size()
         if status < 200:
-            self._informational += 1
-            if status in (0, 101) or self._informational > limits.max_informational:
-                raise _garbled("it sent too many or unasked-for 1xx replies")
+            self._skip_informational(status)
             return
-        assert self._call is not None
-        is_head = self._call.is_head
-        self._keep = self._parser.should_keep_alive() and not is_head
-        if is_head or status in (204, 304):
+        assert call is not None
+        self._stage = _HEADED
+        self._keep = parser.should_keep_alive()
+        if call.is_head or status in _BODILESS:
             self._length = self._length or 0
-            self._done = is_head
+            if call.is_head:
+                self._stage = _DONE  # llhttp would wait for the body whose length is announced
+                self._keep = False
         elif self._length is None and not self._chunked:
             self._keep = False
-        self._has_head = True
+
+    def _check_size(self) -> None:
+        size = sum(len(name) + len(value) + 4 for name, value in self._headers)
+        if len(self._headers) > self._pool.limits.max_headers or size > self._pool.limits.max_head:
+            raise _head_too_large()
+
+    def _skip_informational(self, status: int) -> None:
+        """A 1xx reply: the real one is still to come. Raises `UpstreamError` for one that is none."""
+        self._informational += 1
+        if status in (0, 101) or self._informational > self._pool.limits.max_informational:
+            raise _garbled("it sent too many or unasked-for 1xx replies")
+        self._headers = []
+        self._length = None
+        self._chunked = False
 
     def _take_note(self, name: bytes, value: bytes) -> None:
         """Framing ends here, and so does what else is for one hop."""
@@ -370,14 +383,14 @@ class UpstreamConnection(asyncio.Protocol):
             raise _garbled("it compressed its reply although it was told not to")
 
     def on_body(self, data: bytes) -> None:
-        if self._done:  # a HEAD request has no reply body
+        if self._stage == _DONE:  # a HEAD request has no reply body
             raise _Surplus
         self._progress = True
         self._parts.append(data)
 
     def on_message_complete(self) -> None:
-        if self._status >= 200:
-            self._done = True
+        if self._stage == _HEADED:  # else: a 1xx reply
+            self._stage = _DONE
 
 
 class _Surplus(Exception):

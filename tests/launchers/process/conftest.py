@@ -16,8 +16,6 @@ from ssis_dispatcher.launchers.process.child import Child, Order
 
 Start = Callable[..., Child]
 
-SAY_READY = "import os; os.write(3, b'here\\n');"
-
 
 @dataclass
 class Death:

@@ -11,7 +11,7 @@ import pytest
 
 from ssis_dispatcher.launchers.process.child import LONGEST_LINE, TAIL_BYTES, Child, End, Order
 
-SAY_READY = "import os; os.write(3, b'here\\n');"
+SAY_READY = "import os, signal; os.write(3, b'here\\n');"
 WAIT = "import signal; signal.pause()"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
 
@@ -29,6 +29,14 @@ os.write(3, b"%d %s\\n" % (os.getpid(), grandchild))
 signal.pause()
 """
 """A server with a grandchild in a session of its own; none of them minds SIGTERM."""
+
+
+def of_process(pid: int, name: str) -> bytes:
+    return Path(f"/proc/{pid}/{name}").read_bytes()
+
+
+def parent_of(pid: int) -> int:
+    return int(of_process(pid, "stat").rpartition(b")")[2].split()[1])
 
 
 async def test_a_server_says_itself_that_it_is_ready(start: Any, wait_ready: Any) -> None:
@@ -69,16 +77,15 @@ async def test_its_environment_is_what_was_ordered_and_nothing_else(
     monkeypatch.setenv("CANARY", "of the dispatcher")
     child = start(SAY_READY + WAIT, env=(("ONE", "1\nwith a line feed"), ("EMPTY", ""), ("UMLAUT", "ä=ö")))
     await wait_ready(child)
-    environ = Path(f"/proc/{child.pid}/environ").read_bytes().rstrip(b"\0").split(b"\0")
+    environ = of_process(child.pid, "environ").rstrip(b"\0").split(b"\0")
     assert sorted(environ) == sorted([b"ONE=1\nwith a line feed", b"EMPTY=", "UMLAUT=ä=ö".encode()])
 
 
 async def test_no_secret_is_on_a_command_line(start: Any, wait_ready: Any) -> None:
     child = start(SAY_READY + WAIT, env=(("HF_TOKEN", "hf_verysecrettoken"),))
     await wait_ready(child)
-    parent = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[1])
-    for pid in (child.pid, parent):
-        assert b"hf_verysecrettoken" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    for pid in (child.pid, parent_of(child.pid)):
+        assert b"hf_verysecrettoken" not in of_process(pid, "cmdline")
 
 
 async def test_it_gets_no_descriptor_of_the_dispatchers(start: Any, wait_ready: Any) -> None:
@@ -92,10 +99,9 @@ async def test_the_kernel_takes_it_before_the_dispatcher_and_never_dumps_its_mem
 ) -> None:
     child = start(SAY_READY + WAIT)
     await wait_ready(child)
-    assert int(Path(f"/proc/{child.pid}/oom_score_adj").read_text()) == 500
-    limits = Path(f"/proc/{child.pid}/limits").read_text()
-    core = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
-    assert core.split()[4:6] == ["0", "0"]
+    assert int(of_process(child.pid, "oom_score_adj")) == 500
+    core = next(line for line in of_process(child.pid, "limits").splitlines() if line.startswith(b"Max core file size"))
+    assert core.split()[4:6] == [b"0", b"0"]
 
 
 async def test_what_it_prints_is_heard_to_the_last_word(start: Any) -> None:
@@ -179,7 +185,7 @@ async def test_one_whose_supervisor_is_killed_dies_too(start: Any, wait_ready: A
     child = start(STUBBORN + SAY_READY + WAIT)
     await wait_ready(child)
     death = death_of(child.pid)
-    os.kill(int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+    os.kill(parent_of(child.pid), signal.SIGKILL)
     assert await child.wait_ended() == End()
     assert death.comes_within(5.0)
 
@@ -195,14 +201,6 @@ async def test_one_that_uses_more_than_its_share_is_killed(start: Any) -> None:
 async def test_all_its_processes_share_one_share(start: Any) -> None:
     child = start("import os; os.fork(); held = bytearray(b'x' * (48 << 20));" + WAIT, memory=64 << 20)
     assert (await child.wait_ended()).over > 64 << 20
-
-
-async def test_pages_that_its_processes_share_count_once(start: Any, wait_ready: Any) -> None:
-    child = start("import os; held = b'x' * (48 << 20); os.fork() and os.write(3, b'here\\n');" + WAIT, memory=64 << 20)
-    await wait_ready(child)
-    os.kill(child.pid, signal.SIGTERM)
-    end = await child.wait_ended()
-    assert end.over == 0
 
 
 async def test_the_kernel_refuses_one_process_more_than_its_limit(start: Any) -> None:

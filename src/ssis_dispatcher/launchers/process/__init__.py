@@ -5,7 +5,6 @@ Called by the assembly, which makes a `ProcessLauncher`, and by nobody else but 
 
 from __future__ import annotations
 
-from ssis_dispatcher.launchers.process.bounds import enforcement
 from ssis_dispatcher.launchers.process.devices import Nvml
 from ssis_dispatcher.launchers.process.inventory import cpu_pools
 from ssis_dispatcher.launchers.process.launcher import ProcessLauncher
@@ -20,5 +19,4 @@ __all__ = [
     "ResolveModel",
     "Share",
     "cpu_pools",
-    "enforcement",
 ]

@@ -2,7 +2,7 @@
 
 Two ways, the better one where it can be had: a control group (version 2) of its own, where the kernel counts and enforces;
 else a limit on the private memory of each process (RLIMIT_DATA) together with the supervisor's look at all of them four
-times a second. Called by `launcher`, and by ``ssis doctor`` through `enforcement`.
+times a second. Called by `launcher`, and by ``ssis doctor`` through `detect`.
 """
 
 from __future__ import annotations
@@ -58,22 +58,12 @@ class Bounder:
     def remove(self, bounds: Bounds) -> None:
         """After the last process has ended."""
         if bounds.cgroup is not None:
-            with contextlib.suppress(OSError):
-                bounds.cgroup.rmdir()
+            _remove_group(bounds.cgroup)
 
     def close(self) -> None:
         """After the last server."""
         if self._groups is not None:
             _leave_groups(self._groups)
-
-
-def enforcement() -> str:
-    """Which way there is on this machine, for people. Leaves everything as it was."""
-    bounder = detect()
-    try:
-        return bounder.describe()
-    finally:
-        bounder.close()
 
 
 def kernel_kills(root: Path = Path("/")) -> int:
@@ -131,9 +121,8 @@ def _enter_groups(own: Path) -> None:
     (own / "dispatcher/cgroup.procs").write_text(str(os.getpid()))
     (own / "cgroup.subtree_control").write_text("+memory")
     for stale in own.glob("server-*"):
-        with contextlib.suppress(OSError):  # somebody lives there
-            stale.rmdir()
-    _make_group(own / "server-probe", 64 * MIB).rmdir()
+        _remove_group(stale)
+    _remove_group(_make_group(own / "server-probe", 64 * MIB))
 
 
 def _leave_groups(own: Path) -> None:
@@ -155,6 +144,11 @@ def _make_group(group: Path, limit: int) -> Path:
         (group / "memory.swap.max").write_text("0")
     (group / "memory.oom.group").write_text("1")
     return group
+
+
+def _remove_group(group: Path) -> None:
+    with contextlib.suppress(OSError):  # somebody lives there
+        group.rmdir()
 
 
 def _events(group: Path) -> dict[str, int]:
