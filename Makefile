@@ -8,7 +8,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types contracts docs wheel build bench-core bench-edge scorecard soak clean-venv format
+.PHONY: help run test check lint types contracts docs wheel build bench-core bench-cold bench-edge scorecard soak clean-venv format
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ format: .venv/developing ## format the code
 
 bench-core: .venv/installed ## what one event costs the fleet, against its size
 	@$(BIN)/python bench/core.py
+
+bench-cold: .venv/developing ## how long a cold start takes, and how much of it is ours
+	@$(BIN)/python bench/cold.py
 
 bench-edge: .venv/developing ## our edge beside Envoy, HAProxy and the LLM routers, in one run
 	@$(BIN)/python -m bench.edge $(BENCH_ARGS)

@@ -17,10 +17,11 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.edge", description="Our edge beside other proxies.")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds; tables show their medians [5]")
     parser.add_argument("--seconds", type=float, default=4.0, metavar="S", help="of one run of the load generator [4]")
+    parser.add_argument("--tries", type=int, default=3, metavar="N", help="of a run that others disturb [3]")
     parser.add_argument("--rate", type=int, metavar="RPS", help="of the latency runs [half of what Envoy can do]")
     parser.add_argument("--streams", type=int, default=1000, metavar="N", help="paced streams at once [1000]")
     parser.add_argument(
-        "--only", type=words(MEASURES), default=list(MEASURES), metavar="WHAT", help=", ".join(MEASURES)
+        "--only", type=words(list(MEASURES)), default=list(MEASURES), metavar="WHAT", help=", ".join(MEASURES)
     )
     names = [name for name in CANDIDATES if name != "direct"]
     parser.add_argument("--candidates", type=words(names), default=names, metavar="WHO", help=", ".join(names))

@@ -7,23 +7,55 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from bench.edge import candidates, loads, workshop
 from bench.edge.loads import Load, Report, Shot
 from bench.edge.processes import PROXY_CORE, Process, machine_cpu
 from bench.edge.table import Figures
 
-MEASURES = ("unary", "latency", "sse", "fast", "translated")
+DISTURBED = 10.0
+"""Percent of a core that others may take during a run; with more, the run is tried again."""
+
 TRANSLATIONS = {
-    "unary": "openai → vLLM (same dialect)",
-    "openai": "openai → TGI",
-    "ssis": "ssis → llama.cpp",
-    "tgi": "tgi → vLLM",
+    "openai → vLLM (same dialect)": loads.UNARY,
+    "openai → TGI": loads.OPENAI_TO_TGI,
+    "ssis → llama.cpp": loads.SSIS_TO_LLAMACPP,
+    "tgi → vLLM": loads.TGI_TO_VLLM,
 }
 
 
+@dataclass(frozen=True)
+class Target:
+    """A candidate that listens on ``port``; without a process it is the fake inference server itself."""
+
+    name: str
+    port: int
+    process: Process | None = None
+
+    def cpu(self) -> float:
+        return self.process.cpu() if self.process else 0.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the load generator: what it saw, the target's seconds of processor time, others' share of a core."""
+
+    report: Report
+    cpu: float
+    others: float
+
+    @property
+    def cpu_per_request(self) -> float:
+        return self.cpu / max(1, self.report.all_answers) * 1e6
+
+    @property
+    def cpu_per_chunk(self) -> float:
+        return self.cpu / max(1, self.report.all_chunks) * 1e6
+
+
 class Bench:
-    """One run of everything that was asked for. ``figures[name][candidate]`` has one number for each round."""
+    """One run of everything that was asked for. ``skipped`` tells who was left out, and why."""
 
     def __init__(self, options: argparse.Namespace, upstream: Process, upstream_port: int) -> None:
         self.options = options
@@ -32,23 +64,17 @@ class Bench:
         self.rate = options.rate
         self._upstream = upstream
         self._upstream_port = upstream_port
-        self._measures: dict[str, Callable[[str, int, Process | None], None]] = {
-            "unary": self.unary,
-            "latency": self.latency,
-            "sse": self.sse,
-            "fast": self.fast,
-            "translated": self.translated,
-        }
 
     def run(self) -> None:
         """Canary and rate first, then the rounds: in each, every candidate is started afresh, in an order that moves on."""
         names = list(self.options.candidates)
         if "latency" in self.options.only and not self.rate:
-            self.calibrate("envoy" if "envoy" in names else "ours")
-        for round in range(self.options.rounds):
-            for name in ["direct", *(names[round % len(names) :] + names[: round % len(names)])]:
+            self.calibrate("envoy" if "envoy" in names else names[0])
+        for number in range(self.options.rounds):
+            turn = number % len(names)
+            for name in ("direct", *names[turn:], *names[:turn]):
                 if name not in self.skipped:
-                    print(f"round {round + 1}/{self.options.rounds}: {name}", end="   \r", file=sys.stderr, flush=True)
+                    print(f"round {number + 1} of {self.options.rounds}: {name}", file=sys.stderr)
                     self.visit(name, self.options.only)
 
     def calibrate(self, name: str) -> None:
@@ -62,7 +88,7 @@ class Bench:
         start = candidates.CANDIDATES[name]
         try:
             if start is None:
-                self.measure(name, self._upstream_port, None, measures)
+                self.measure(Target(name, self._upstream_port), measures)
                 return
             port = workshop.free_port()
             command = start(port, self._upstream_port)
@@ -72,65 +98,75 @@ class Bench:
                 loads.until_answered(port, candidates.key())
                 time.sleep(0.3)
                 self.figures.add("RSS MiB", name, process.rss())
-                self.measure(name, port, process, measures)
+                self.measure(Target(name, port, process), measures)
         except (workshop.Missing, RuntimeError) as error:
             self.skipped[name] = str(error)
 
-    def measure(self, name: str, port: int, process: Process | None, measures: Sequence[str]) -> None:
+    def measure(self, target: Target, measures: Sequence[str]) -> None:
         for measure in measures:
-            self._measures[measure](name, port, process)
+            MEASURES[measure](self, target)
 
-    # What is measured
+    def unary(self, target: Target) -> None:
+        run = self.load("closed", target, 64, loads.UNARY)
+        self.figures.add("rps", target.name, run.report.answers / run.report.seconds)
+        if target.process:
+            self.figures.add("CPU µs/request", target.name, run.cpu_per_request)
 
-    def unary(self, name: str, port: int, process: Process | None) -> None:
-        report, cpu = self.load("closed", name, port, process, 64, loads.UNARY)
-        self.figures.add("rps", name, report.answers / report.seconds)
-        if process:
-            self.figures.add("CPU µs/request", name, cpu / max(1, report.all_answers) * 1e6)
+    def latency(self, target: Target) -> None:
+        run = self.load("open", target, self.rate, loads.UNARY)
+        self.figures.add("p50 µs", target.name, run.report.latency.p50)
+        self.figures.add("p99 µs", target.name, run.report.latency.p99)
 
-    def latency(self, name: str, port: int, process: Process | None) -> None:
-        report, _ = self.load("open", name, port, process, self.rate, loads.UNARY)
-        self.figures.add("p50 µs", name, report.latency.p50)
-        self.figures.add("p99 µs", name, report.latency.p99)
+    def sse(self, target: Target) -> None:
+        run = self.load("sse", target, self.options.streams, loads.PACED)
+        if target.process:
+            self.figures.add("CPU µs/chunk", target.name, run.cpu_per_chunk)
+        self.figures.add("forward p99 ms", target.name, run.report.forward.p99 / 1000)
+        self.figures.add("coalesced", target.name, run.report.coalesced)
 
-    def sse(self, name: str, port: int, process: Process | None) -> None:
-        report, cpu = self.load("sse", name, port, process, self.options.streams, loads.PACED)
-        if process:
-            self.figures.add("CPU µs/chunk", name, cpu / max(1, report.all_chunks) * 1e6)
-        self.figures.add("forward p99 ms", name, report.forward.p99 / 1000)
-        self.figures.add("coalesced", name, report.coalesced)
+    def fast(self, target: Target) -> None:
+        run = self.load("sse", target, 100, loads.EAGER)
+        self.figures.add("fast chunks/s", target.name, run.report.chunks / run.report.seconds)
+        if target.process:
+            self.figures.add("fast CPU µs/chunk", target.name, run.cpu_per_chunk)
 
-    def fast(self, name: str, port: int, process: Process | None) -> None:
-        report, cpu = self.load("sse", name, port, process, 100, loads.EAGER)
-        self.figures.add("fast chunks/s", name, report.chunks / report.seconds)
-        if process:
-            self.figures.add("fast CPU µs/chunk", name, cpu / max(1, report.all_chunks) * 1e6)
+    def translated(self, target: Target) -> None:
+        """Ours alone: the others have nothing like it."""
+        for name, shot in TRANSLATIONS.items() if target.name == "ours" else ():
+            report = self.load("closed", target, 64, shot).report
+            self.figures.add("translated rps", name, report.answers / report.seconds)
 
-    def translated(self, name: str, port: int, process: Process | None) -> None:
-        if name != "ours":
-            return
-        for shot in (loads.UNARY, loads.OPENAI_TO_TGI, loads.SSIS_TO_LLAMACPP, loads.TGI_TO_VLLM):
-            report, _ = self.load("closed", name, port, process, 64, shot)
-            self.figures.add("translated rps", TRANSLATIONS[shot.name], report.answers / report.seconds)
+    def load(self, mode: str, target: Target, count: int, shot: Shot) -> Run:
+        """The least disturbed of a few runs; the first that was not disturbed is enough."""
+        runs: list[Run] = []
+        while len(runs) < self.options.tries and not any(run.others < DISTURBED for run in runs):
+            runs.append(self.load_once(mode, target, count, shot))
+        best = min(runs, key=lambda run: run.others)
+        self.figures.add("others %", "all", best.others)
+        return best
 
-    def load(
-        self, mode: str, name: str, port: int, process: Process | None, count: int, shot: Shot
-    ) -> tuple[Report, float]:
-        """One run of the load generator, and the processor time that the candidate took meanwhile."""
-        begun, before = time.monotonic(), self.clocks(process)
-        load = Load(mode, port, count, self.options.seconds, shot, candidates.key())
+    def load_once(self, mode: str, target: Target, count: int, shot: Shot) -> Run:
+        begun, before = time.monotonic(), self.clocks(target)
+        load = Load(mode, target.port, count, self.options.seconds, shot, candidates.key())
         report = load.report()
-        own, upstream, children, machine = (now - then for now, then in zip(self.clocks(process), before, strict=True))
-        self.figures.add("others %", "all", 100 * (machine - own - upstream - children) / (time.monotonic() - begun))
+        own, known, machine = (now - then for now, then in zip(self.clocks(target), before, strict=True))
         if report.errors:
-            print(f"{name}: {report.errors} errors in {shot.name}: {load.complaint.strip()[:200]}", file=sys.stderr)
-        return report, own
+            print(f"{target.name}: {report.errors} errors, {load.complaint.strip()[:300]}", file=sys.stderr)
+        return Run(report, own, 100 * (machine - own - known) / (time.monotonic() - begun))
 
-    def clocks(self, process: Process | None) -> tuple[float, ...]:
-        """Seconds of processor time: the candidate's, the fake server's, the load generators', the machine's."""
+    def clocks(self, target: Target) -> tuple[float, float, float]:
+        """Seconds of processor time: the target's, the fake server's with the load generators', the whole machine's."""
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent = children.ru_utime + children.ru_stime
-        return process.cpu() if process else 0.0, self._upstream.cpu(), spent, machine_cpu()
+        return target.cpu(), self._upstream.cpu() + children.ru_utime + children.ru_stime, machine_cpu()
+
+
+MEASURES: dict[str, Callable[[Bench, Target], None]] = {
+    "unary": Bench.unary,
+    "latency": Bench.latency,
+    "sse": Bench.sse,
+    "fast": Bench.fast,
+    "translated": Bench.translated,
+}
 
 
 def start_of_serve() -> float:

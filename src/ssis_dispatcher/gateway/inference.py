@@ -98,7 +98,7 @@ class Inference:
         exchange.on_gone = self._caller_left
         size = len(exchange.body) + _HOLDING_COSTS
         gateway.enter(self, model, size)
-        if self.held:
+        if self.held and request.stream:
             gateway.hold(self)
 
     def seated(self, endpoint: Endpoint) -> None:
@@ -119,8 +119,6 @@ class Inference:
 
     def beat(self) -> None:
         """A streaming caller has waited long: say that we live, and what it waits for. The status is then decided."""
-        if not self._request.stream:
-            return
         view = self._gateway.dispatcher.outlook(self.visit.number)
         if not self.streams:
             self.streams = True

@@ -221,6 +221,15 @@ async def test_a_command_that_is_not_installed_is_the_operators_to_mend(
     assert message == "own cannot be started on this machine: No such file or directory"
 
 
+async def test_a_variable_that_no_process_can_have_is_the_operators_to_mend(
+    make: Make, make_order: Any, reports: Any, tmp_path: Path
+) -> None:
+    launch = make(options=ProcessOptions(env=(("X", "a\0b"),)), bounder=Bounder(tmp_path)).launch(make_order(), reports)
+    kind, message = await failing(launch)
+    assert kind is FailureKind.MISCONFIGURED
+    assert "NUL" in message
+
+
 async def test_an_engine_that_nobody_said_how_to_start_says_so(make: Make, make_order: Any, reports: Any) -> None:
     kind, message = await failing(make().launch(own(make_order(), "openai"), reports))
     assert kind is FailureKind.MISCONFIGURED

@@ -46,10 +46,12 @@ async def test_it_serves_under_its_alias_with_the_context_of_each_seat(serve: An
         slots = (await client.get("/slots")).json()
         metrics = (await client.get("/metrics")).text
         front = await client.get("/")
+        asked_by_a_page = await client.get("/v1/models", headers={"Origin": "http://evil.example"})
     assert [model["id"] for model in models] == ["demo"]
     assert [slot["n_ctx"] for slot in slots] == [1024, 1024]
     assert "llamacpp:requests_processing" in metrics
     assert front.status_code == 404
+    assert asked_by_a_page.headers.get("Access-Control-Allow-Origin", "") == ""
 
 
 async def test_completions_and_embeddings_come_from_one_server(serve: Any, wait_ready: Any) -> None:

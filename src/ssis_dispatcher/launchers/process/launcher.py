@@ -196,8 +196,11 @@ class ProcessLauncher:
             child = Child(command, lambda _: self._ended(server))
         except (OSError, ValueError) as error:
             self._bounder.remove(limits)
-            message = f"this machine cannot start another process: {error}"
-            raise LaunchFailed(Failure(FailureKind.CRASHED, message)) from error
+            if isinstance(error, ValueError):
+                failure = Failure(FailureKind.MISCONFIGURED, f"{made.engine} cannot be started: {error}")
+            else:
+                failure = Failure(FailureKind.CRASHED, f"this machine cannot start another process: {error}")
+            raise LaunchFailed(failure) from error
         return _Running(made, child, limits, kernel_kills)
 
     def _take_devices(self, order: Launch) -> tuple[str, ...]:

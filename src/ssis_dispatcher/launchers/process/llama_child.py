@@ -105,6 +105,9 @@ def configure(parameters: Any, env: Mapping[str, str]) -> None:
     parameters.cache_ram_mib = 0
     parameters.n_ctx_checkpoints = 0
     parameters.ui = False
+    # It asks nobody for a key, and web pages in this machine's browsers could reach it: they must not read its answers.
+    parameters.cors_origins = ""
+    parameters.cors_credentials = False
     parameters.verbosity = 1
     parameters.endpoint_slots = True
     # Costs completions nothing, and models made for embeddings answer with them.

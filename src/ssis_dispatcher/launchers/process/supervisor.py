@@ -36,7 +36,7 @@ LEFTOVER_GRACE = 1.0
 CHECK_EVERY = 0.25
 """Seconds between two looks at the memory in use."""
 
-SCAN_SHARE = 50
+SCAN_SHARE = 200
 """Looking for new processes takes a walk through /proc: at most one part in this many of the time."""
 
 PREFERRED_VICTIM = "500"
@@ -130,7 +130,7 @@ class Supervisor:
         now = time.monotonic()
         if now >= self._scan_at:
             self._family = descendants()
-            self._scan_at = now + max(2.0, SCAN_SHARE * (time.monotonic() - now))
+            self._scan_at = now + SCAN_SHARE * (time.monotonic() - now)
         used = memory_of(self._family, self._order.memory)
         self._used = max(self._used, used)
         if used > self._order.memory:
