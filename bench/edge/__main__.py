@@ -64,7 +64,7 @@ def show(bench: Bench) -> None:
     figures, options = bench.figures, bench.options
     tables = [table.candidates_table(figures, ["direct", *options.candidates]), table.targets_table(figures)]
     notes = [
-        f"{table.conditions()}; {options.rounds} rounds of {options.seconds:g} s",
+        f"{table.conditions()}; {options.rounds} rounds of {options.seconds:g} s; {', '.join(workshop.PACKAGES)}",
         f"rate of the latency runs: {bench.rate} requests/s" if "latency" in options.only else "",
         table.quiet(figures),
         *(f"{name} was left out: {reason}" for name, reason in bench.skipped.items()),

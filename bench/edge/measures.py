@@ -78,9 +78,10 @@ class Bench:
                     self.visit(name, self.options.only)
 
     def calibrate(self, name: str) -> None:
-        """The rate of the latency runs: half of what ``name`` can do."""
-        self.visit(name, ("unary",))
-        self.rate = int((self.figures.median("rps", name) or 10_000) / 2)
+        """The rate of the latency runs: half of what ``name`` can do, by the worst of three runs."""
+        for _ in range(3):
+            self.visit(name, ("unary",))
+        self.rate = int(min(self.figures.values("rps", name), default=10_000) / 2)
         self.figures = Figures()  # a cold machine's; the rounds begin anew
 
     def visit(self, name: str, measures: Sequence[str]) -> None:

@@ -25,7 +25,8 @@ from collections.abc import Sequence
 from bench.edge import candidates, loads, table, workshop
 from bench.edge.loads import Shot, chat
 from bench.edge.processes import OTHER_CORE, on_core
-from bench.edge.scorecard import HEADER, Rig, rig, row
+from bench.edge.rig import Rig, rig
+from bench.edge.scorecard import HEADER, row
 from bench.edge.table import Row
 
 STEADY = (("open", 200, loads.UNARY), ("open", 50, loads.SLOW), ("sse", 50, loads.PACED), ("sse", 2, loads.EAGER))

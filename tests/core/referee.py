@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
+from tests.core.invariants import check_invariants, check_launches
+
 from ssis_dispatcher.core.fleet import Fleet
 from ssis_dispatcher.core.messages import (
     AnyCommand,
@@ -18,6 +21,7 @@ from ssis_dispatcher.core.messages import (
     Launch,
     ModelDescribed,
     ModelRejected,
+    Recorded,
     Refuse,
     Remember,
     RequestArrived,
@@ -29,22 +33,23 @@ from ssis_dispatcher.core.messages import (
     ServerStopped,
     Stop,
     WakeAt,
+    encode,
 )
 from ssis_dispatcher.core.slices import Slice
 from ssis_dispatcher.core.states import Need
-from tests.core.invariants import check_invariants, check_launches
 
 
 class Referee:
     """Hands events to ``fleet`` and keeps the score.
 
     ``waiting`` are requests without an answer and ``seated`` those at a server, by number; ``servers`` what is known to
-    run, by id: its model's key and where it is in its life; ``describing`` the models about which it was asked.
+    run, by id: its model's key and where it is in its life; ``describing`` the models about which it was asked; ``history``
+    every event and its commands, as they are written down.
     """
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
-        self.steps = 0
+        self.history: list[tuple[bytes, bytes]] = []
         self.wake_at: float | None = None
         self.draining = False
         self.waiting: dict[int, tuple[str, str]] = {}
@@ -58,10 +63,10 @@ class Referee:
 
     def handle(self, event: AnyEvent, now: float) -> list[AnyCommand]:
         """Let the fleet handle ``event``; AssertionError where it breaks a promise."""
-        self.steps += 1
         before = self._queue()
         self._heard(event)
         commands = list(self.fleet.handle(event, now))
+        self.history.append((encode(Recorded(now, event)), msgspec.json.encode(commands)))
         for command in commands:
             self._said(command, now)
         if not isinstance(event, InventoryChanged):

@@ -14,6 +14,8 @@ import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from tests.core.referee import Referee
+from tests.core.support import SLICES, model, profile
 
 from ssis_dispatcher.core import views
 from ssis_dispatcher.core.fleet import Fleet
@@ -32,7 +34,6 @@ from ssis_dispatcher.core.messages import (
     ModelForgotten,
     ModelPinned,
     ModelRejected,
-    Recorded,
     Refuse,
     RequestArrived,
     RequestGone,
@@ -47,14 +48,11 @@ from ssis_dispatcher.core.messages import (
     StopAsked,
     TimePassed,
     decode,
-    encode,
 )
 from ssis_dispatcher.core.policy import Policy
 from ssis_dispatcher.core.sizing import Profile
 from ssis_dispatcher.core.slices import Pool, SliceKind
 from ssis_dispatcher.errors import Problem
-from tests.core.referee import Referee
-from tests.core.support import SLICES, model, profile
 
 T = TypeVar("T")
 
@@ -132,12 +130,9 @@ class World(RuleBasedStateMachine):
         self.referee = Referee(self.fleet)
         self.now = 0.0
         self.requests = 0
-        self.history: list[tuple[bytes, bytes]] = []
 
     def tell(self, event: AnyEvent) -> list[AnyCommand]:
-        commands = self.referee.handle(event, self.now)
-        self.history.append((encode(Recorded(self.now, event)), msgspec.json.encode(commands)))
-        return commands
+        return self.referee.handle(event, self.now)
 
     def servers(self, *states: str) -> list[str]:
         return [id for id, (_, state) in self.referee.servers.items() if state in states]
@@ -149,7 +144,12 @@ class World(RuleBasedStateMachine):
 
     # Callers
 
-    @rule(number=index, who=index, size=st.sampled_from([100, 100, 400]), patience=st.sampled_from([None, None, 5.0, 60.0]))
+    @rule(
+        number=index,
+        who=index,
+        size=st.sampled_from([100, 100, 400]),
+        patience=st.sampled_from([None, None, 5.0, 60.0]),
+    )
     def arrives(self, number: int, who: int, size: int, patience: float | None) -> None:
         self.ask(MODELS[number % len(MODELS)], who, size, patience)
 
@@ -246,7 +246,15 @@ class World(RuleBasedStateMachine):
             return
         address = None if starting else "127.0.0.1:1"
         event = ServerAdopted(
-            "launcher", f"found{self.referee.steps}", found, KNOWN[found], SLICES[slice].name, bin.node, 1, 1, address
+            "launcher",
+            f"found{len(self.referee.history)}",
+            found,
+            KNOWN[found],
+            SLICES[slice].name,
+            bin.node,
+            1,
+            1,
+            address,
         )
         self.tell(event)
 
@@ -310,7 +318,7 @@ class World(RuleBasedStateMachine):
         self.let_everything_go()
         self.tell(DrainBegan("operator"))
         self.replay()
-        World.steps += self.referee.steps
+        World.steps += len(self.referee.history)
 
     def let_everything_finish(self) -> None:
         """Hub, launcher and clock do their work: whoever waits gets an answer."""
@@ -323,9 +331,9 @@ class World(RuleBasedStateMachine):
 
     def let_everything_go(self) -> None:
         """When nobody asks for anything, every slice goes back and nothing is remembered."""
-        for each in MODELS:
-            self.tell(ModelPinned("operator", each, False))
         for _ in range(400):
+            for each in MODELS:
+                self.tell(ModelPinned("operator", each, False))
             if self.referee.wake_at is None and not (self.referee.servers or self.referee.describing):
                 break
             self.everybody_works()
@@ -349,13 +357,15 @@ class World(RuleBasedStateMachine):
     def replay(self) -> None:
         """The history as it was written down gives the same commands and the same book."""
         again = Fleet(POLICY)
-        for event, commands in self.history:
+        for event, commands in self.referee.history:
             recorded = decode(event)
             assert msgspec.json.encode(again.handle(recorded.event, recorded.now)) == commands
         assert again.statistics(self.now) == self.fleet.statistics(self.now)
 
 
-def check_plan(plan: views.Plan, request: int, commands: list[AnyCommand], size: int, limits: CallerLimits | None) -> None:
+def check_plan(
+    plan: views.Plan, request: int, commands: list[AnyCommand], size: int, limits: CallerLimits | None
+) -> None:
     """What was planned for a request is what then happened to it, but for what only its caller's limits forbid."""
     refused = next((c.problem for c in commands if isinstance(c, Refuse) and c.request == request), None)
     launch = next((c for c in commands if isinstance(c, Launch)), None)

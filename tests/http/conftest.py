@@ -42,10 +42,12 @@ class Counter:
     async def close(self) -> None:
         for wire in self._wires:
             await wire.close()
-        await until(lambda: not self.connections)
-        assert self.server.inflight == 0
-        assert sorted(map(id, self.shop.admitted)) == sorted(id(e) for e in self.shop.ended if e.tag is not Shop)
-        await self.server.close()
+        try:
+            await until(lambda: not self.connections)
+            assert self.server.inflight == 0
+        finally:
+            await self.server.close()
+        assert all(self.shop.ended.count(exchange) == 1 for exchange in self.shop.admitted)
 
 
 @pytest.fixture

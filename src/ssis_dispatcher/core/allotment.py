@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -40,20 +40,20 @@ class Allotment:
         if state.profile is not None:
             self.known(need, now)
         else:
-            self.describe(need)
+            self.describe(need, now)
 
-    def describe(self, need: Need) -> None:
+    def describe(self, need: Need, now: float) -> None:
         """Ask what this model needs, unless that has been asked already; meanwhile its launch hangs nowhere."""
         self._unhang(need)
         need.places = ()
-        self._release(need)
+        self._release(need, need.claims.values(), now)
         if not need.model.describing:
             need.model.describing = True
             self._book.out.append(Describe(need.cause, need.model.model))
 
     def known(self, need: Need, now: float) -> None:
         """It is known what this model needs."""
-        self._hang(need)
+        self._hang(need, now)
         self.place(need, now)
 
     def need_again(self, state: ModelState, now: float) -> None:
@@ -70,10 +70,10 @@ class Allotment:
         """This need is met, or nobody has it any more: what stopped for it may serve another, and whom it barred may pass."""
         closed = [shelf for _, shelf in need.places if need.order in shelf.barring]
         self._unhang(need)
-        self._release(need)
         need.model.need = None
         need.caller.wanted -= 1
         need.caller.ties -= 1
+        self._release(need, need.claims.values(), now)
         for shelf in closed:
             self.offer(shelf, now)
 
@@ -88,7 +88,7 @@ class Allotment:
             state.fits_kinds = stock.kinds
         return state.fits
 
-    def _hang(self, need: Need) -> None:
+    def _hang(self, need: Need, now: float) -> None:
         """Let a need wait on every shelf that it could use. What stops on others does not stop for it any more."""
         self._unhang(need)
         if not need.order:
@@ -97,7 +97,7 @@ class Allotment:
         for _, shelf in need.places:
             shelf.hang(need, need.overtaken >= self._book.policy.overtakes)
         shelves = [shelf for _, shelf in need.places]
-        self._release(need, [server for server in need.claims.values() if server.bin.shelf not in shelves])
+        self._release(need, [server for server in need.claims.values() if server.bin.shelf not in shelves], now)
 
     def _places(self, state: ModelState, caller: Caller) -> Places:
         def allowed(fit: Fit) -> bool:
@@ -110,13 +110,13 @@ class Allotment:
         for _, shelf in need.places:
             shelf.unhang(need)
 
-    @staticmethod
-    def _release(need: Need, servers: list[Server] | None = None) -> None:
-        """Let go of claims, of all or of these: another launch may claim what retires."""
-        for server in list(need.claims.values()) if servers is None else servers:
+    def _release(self, need: Need, servers: Iterable[Server], now: float) -> None:
+        """These stop for this launch no more; another that waits may count on them."""
+        for server in list(servers):
             del need.claims[server.id]
             server.claim = None
             server.bin.shelf.retiring[server.id] = server
+            self.may_go(server, now)
 
     # Placing
 
@@ -235,7 +235,7 @@ class Allotment:
                 self._unhang(need)
                 need.places = ()
             for need in waiting:
-                self._hang(need)
+                self._hang(need, now)
             for need in waiting:
                 if need.model.need is need:
                     self.place(need, now)

@@ -68,7 +68,7 @@ class Lifecycle:
         state.profile, state.floor_mib = None, 0
         self._forgive(state)
         if state.need is not None:
-            self._fleet.allotment.describe(state.need)
+            self._fleet.allotment.describe(state.need, now)
         self._book.forget_if_empty(state, now)
 
     def pinned(self, event: ModelPinned, now: float) -> None:

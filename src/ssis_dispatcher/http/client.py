@@ -37,6 +37,7 @@ class Upstream:
         "address",
         "connecting",
         "failures",
+        "hangs_up",
         "host",
         "idle",
         "open_until",
@@ -57,6 +58,9 @@ class Upstream:
         self.open_until = 0.0  # while the breaker is open, calls fail at once
         self.pause = pool.limits.breaker_pause
         self.unused = 0
+        # Some servers (llama.cpp's) promise to keep the connection of a stream and close it behind the last chunk. Seen once,
+        # no such connection is used again: it would be a race that costs a retry each time.
+        self.hangs_up = False
 
     def assign(self, call: Call) -> None:
         """Give the call a connection: an idle one, or the next to be opened."""

@@ -140,6 +140,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_quiet",
         "_stage",
         "_status",
+        "_streamed",
         "_told",
         "_transport",
         "_upstream",
@@ -151,6 +152,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._call: Call | None = None
         self._fresh = True  # has not served a call yet
         self._quiet = 0.0  # seconds without a byte
+        self._streamed = False  # a chunked reply has ended, less than a tick ago
         self._parts: list[bytes] = []
 
     # The pool's side
@@ -201,6 +203,7 @@ class UpstreamConnection(asyncio.Protocol):
         if call is not None and call.paused:
             return  # the silence is ours
         self._quiet += seconds
+        self._streamed = False
         if call is None:
             if self._quiet > limits.keep_timeout:
                 self._upstream.idle.pop(self, None)
@@ -271,7 +274,9 @@ class UpstreamConnection(asyncio.Protocol):
         told, headers, parts = self._told, self._headers, self._parts
         status = self._status
         self._fresh = False
-        if not self._keep or self._transport.get_write_buffer_size():  # the server did not want all of the request
+        self._streamed = self._chunked
+        unread = self._transport.get_write_buffer_size()  # the server did not want all of the request
+        if not self._keep or unread or (self._chunked and self._upstream.hangs_up):
             self._transport.abort()
         else:
             if call.paused:
@@ -292,6 +297,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._pool.lost(self)
         self._upstream.idle.pop(self, None)
         call, self._call = self._call, None
+        if self._streamed and (call is None or self._stage == _SILENT):
+            self._upstream.hangs_up = True
         if call is not None and call.receiver is not None:
             self._left_early(call, exc)
         self._headers, self._parts = [], []

@@ -98,11 +98,11 @@ class Sources:
             return _facts_of_path(source, source.path)
         by_name = facts_from_name(ModelName(source.repo, source.quant))
         if not files:
-            try:
-                with _told(source):
+            with _told(source):
+                try:
                     return completed(self._hub.facts(source.repo, source.revision, token), by_name)
-            except Unavailable:
-                return by_name  # the engine may have the model in a cache of its own
+                except HubUnreachable:
+                    return by_name  # the engine may have the model in a cache of its own
         with _told(source):
             choice = self._choose(source, token)
             path = self._cache.find(self._asked(source, choice.parts[0], token))

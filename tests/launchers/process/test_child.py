@@ -203,6 +203,18 @@ async def test_all_its_processes_share_one_share(start: Any) -> None:
     assert (await child.wait_ended()).over > 64 << 20
 
 
+async def test_one_that_is_stopping_keeps_to_its_share_too(start: Any, wait_ready: Any) -> None:
+    child = start(
+        "import os, signal; signal.signal(signal.SIGTERM, lambda *_: (bytearray(b'x' * (256 << 20)), signal.pause()));"
+        + SAY_READY
+        + WAIT,
+        memory=64 << 20,
+    )
+    await wait_ready(child)
+    child.stop(3600.0)
+    assert (await child.wait_ended()).over > 64 << 20
+
+
 async def test_the_kernel_refuses_one_process_more_than_its_limit(start: Any) -> None:
     child = start("bytearray(256 << 20)", data=64 << 20)
     assert (await child.wait_ended()).code == 1

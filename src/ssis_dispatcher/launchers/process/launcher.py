@@ -86,7 +86,7 @@ class ProcessLauncher:
         self._nvml = nvml or Nvml.find()
         self._bounder = bounder or bounds.detect()
         self._shelf = Shelf()
-        self._on_devices = False
+        self._shares: tuple[Pool, ...] | None = None
         self._servers: dict[str, _Server] = {}
         self._failed: OrderedDict[str, list[str]] = OrderedDict()
         self._report: Report | None = None
@@ -101,21 +101,22 @@ class ProcessLauncher:
                 report(self._untold.popleft())
             while True:
                 await asyncio.sleep(LOOK_EVERY)
-                if self._on_devices and (now := await self._look()) != pools:
+                if self._nvml is not None and (now := await self._look()) != pools:
                     pools = now
                     report(InventoryChanged("launcher", pools))
         finally:
             self._report = None
 
     async def _look(self) -> tuple[Pool, ...]:
-        """The inventory: as the operator says, else this machine's devices, else shares of its memory and cores. A machine
-        that had devices once does not turn into one without."""
+        """The inventory: as the operator says, else this machine's devices, and shares of its memory and cores for engines
+        that need no GPU. The shares stay as they were at first: what is free now is less by what our own servers use."""
         if self._nvml is not None:
             self._shelf.put(await asyncio.to_thread(self._nvml.devices))
         if self._options.pools is not None:
             return self._options.pools
-        self._on_devices = self._on_devices or not self._shelf.empty
-        return self._shelf.pools(self._options.node) if self._on_devices else cpu_pools(self._options)
+        if self._shares is None:
+            self._shares = cpu_pools(self._options)
+        return (*self._shelf.pools(self._options.node), *self._shares)
 
     async def launch(self, order: Launch, report: Report) -> ServerReady:
         server = self._servers[order.server] = _Server(order)

@@ -115,16 +115,21 @@ class Supervisor:
 
     def _patience(self) -> float | None:
         """Milliseconds until something is to be done unasked."""
+        waits = [CHECK_EVERY] if self._is_watched() else []
         if self._kill_at is not None:
-            return max(0.0, self._kill_at - time.monotonic()) * 1000 + 1
-        return CHECK_EVERY * 1000 if self._order.memory else None
+            waits.append(max(0.0, self._kill_at - time.monotonic()) + 0.001)
+        return min(waits) * 1000 if waits else None
+
+    def _is_watched(self) -> bool:
+        """Whether its memory is still to be looked at."""
+        return bool(self._order.memory) and self._status is None and not self._over
 
     def _act_on_time(self) -> None:
+        if self._is_watched():
+            self._check_memory()
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             self._kill_at = time.monotonic() + 0.02  # again, for those that were born meanwhile
             _signal(descendants(), signal.SIGKILL)
-        elif self._order.memory and self._status is None and not self._over:
-            self._check_memory()
 
     def _check_memory(self) -> None:
         now = time.monotonic()
