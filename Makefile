@@ -51,6 +51,12 @@ bench-cold: .venv/developing ## how long a cold start takes, and how much of it 
 bench-edge: .venv/developing ## our edge beside Envoy, HAProxy and the LLM routers, in one run
 	@$(BIN)/python -m bench.edge $(BENCH_ARGS)
 
+scorecard: .venv/developing ## the rows of the scorecard that are about load
+	@$(BIN)/python -m bench.edge.scorecard $(BENCH_ARGS)
+
+soak: .venv/developing ## an hour of mixed load and faults (BENCH_ARGS="--minutes 3")
+	@$(BIN)/python -m bench.edge.soak $(BENCH_ARGS)
+
 clean-venv: ## remove the environment
 	@rm -rf .venv
 

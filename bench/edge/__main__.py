@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -45,7 +44,6 @@ def words(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 def main(argv: Sequence[str]) -> int:
     options = arguments(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is stopped
     with workshop.alone():
         try:
             workshop.tool("load")
@@ -77,4 +75,4 @@ def show(bench: Bench) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    workshop.command(main)

@@ -10,7 +10,6 @@ import argparse
 import resource
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -139,7 +138,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--only", default=",".join(ROWS), help=f"some of {', '.join(ROWS)} (L2 goes with L1)")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     options = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     rows: list[Row] = [HEADER]
     with workshop.alone(), on_core(OTHER_CORE):
         for name in options.only.split(","):
@@ -154,4 +152,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    workshop.command(main)

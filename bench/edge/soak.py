@@ -17,7 +17,6 @@ import signal
 import socket
 import statistics
 import struct
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -144,7 +143,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--minutes", type=float, default=60.0, metavar="M", help="without the warm-up [60]")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     options = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with workshop.alone(), on_core(OTHER_CORE), rig() as r:
         soak = Soak(r)
         rows = soak.run(options.minutes * 60)
@@ -156,4 +154,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    workshop.command(main)

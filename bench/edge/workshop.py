@@ -6,11 +6,13 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -35,6 +37,15 @@ def alone() -> Iterator[None]:
             print("another measurement runs here; waiting for its end …", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def command(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Run ``main`` with this process's arguments; SIGTERM and Ctrl-C both end it, and with it all that it has started."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def tool(name: str) -> Path:

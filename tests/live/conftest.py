@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.live.support import Dispatcher, running, write_settings
 
-SHARES = {"cpu_slices": "24x256MiB", "launches_per_minute": 1000}
+SHARES = {"cpu_slices": "24x512MiB", "launches_per_minute": 1000}
 
 Start = Callable[..., Dispatcher]
 

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -83,9 +84,9 @@ class Call:
             self._response = self._connection.getresponse()
         return self._response
 
-    def line(self) -> bytes:
-        """The next line of the reply's body that is not empty."""
-        while (line := self.head().readline()) == b"\n":
+    def line(self, start: bytes = b"data:") -> bytes:
+        """The next line of the reply's body that begins so; empty when there is none."""
+        while (line := self.head().readline()) and not line.startswith(start):
             pass
         return line
 
@@ -96,10 +97,7 @@ class Call:
 
     def is_silent(self) -> bool:
         """Whether not a byte of the reply has come."""
-        try:
-            return not self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return True
+        return not select.select([self.socket], [], [], 0)[0]
 
     def leave(self) -> None:
         """Hang up."""

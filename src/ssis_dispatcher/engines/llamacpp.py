@@ -91,7 +91,8 @@ REFUSED_VARIABLES: Mapping[str, str] = MappingProxyType(
 
 ROUTES = Routes(
     "llama.cpp",
-    get=frozenset({"/health", "/v1/health", "/props", "/slots", "/metrics", "/models", "/v1/models"}),
+    # Not /slots and /props: they tell what other callers asked for, and where the operator's files lie.
+    get=frozenset({"/health", "/v1/health", "/metrics", "/models", "/v1/models"}),
     post=frozenset(
         {"/completion", "/completions", "/chat/completions", "/infill", "/tokenize", "/detokenize", "/apply-template"}
         | {"/embedding", "/embeddings", "/rerank", "/reranking", "/responses"}

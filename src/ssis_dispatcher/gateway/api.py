@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from ssis_dispatcher import __version__
 from ssis_dispatcher.core.messages import CallerLimits, Model
 from ssis_dispatcher.core.slices import SliceKind
 from ssis_dispatcher.dispatcher import Dispatcher
 from ssis_dispatcher.engines.base import Engine
 from ssis_dispatcher.errors import Problem
 from ssis_dispatcher.gateway.dialects.base import Dialect, Wish
+from ssis_dispatcher.gateway.dialects.tgi import info
 from ssis_dispatcher.gateway.dialects.problems import PROBLEM_JSON, problem_json
 from ssis_dispatcher.gateway.door import Door
 from ssis_dispatcher.gateway.inference import Inference
@@ -126,6 +128,17 @@ class Gateway:
         exchange, key = inference.exchange, inference.key
         self.requests[exchange.id] = inference
         self.dispatcher.enter(inference, model, key.name, size, exchange.id, self._parts.patience, limits_of(key))
+
+    def info(self, model: Model) -> bytes:
+        """What is known of a model whose engine has no ``/info``. Nothing is started for it: of a model that does not run,
+        and did not lately, less is known."""
+        state = self.dispatcher.fleet.book.models.get(model.key)
+        servers = [] if state is None else list(state.servers.values())
+        context = servers[0].context if servers else model.context
+        if context is None and state is not None and state.profile is not None:
+            context = state.profile.context
+        seats = sum(server.seats for server in servers)
+        return info(model.id, model.revision, context, seats or None, __version__)
 
     # Held requests: one timer for all of them
 

@@ -13,6 +13,7 @@ from ssis_dispatcher.dispatcher import Endpoint, Visit
 from ssis_dispatcher.errors import DispatchError, Problem
 from ssis_dispatcher.gateway.dialects.base import Dialect, InferenceRequest, Upstream
 from ssis_dispatcher.gateway.dialects.sse import heartbeat
+from ssis_dispatcher.gateway.dialects.tgi import wants_info
 from ssis_dispatcher.gateway.limits import Key
 from ssis_dispatcher.gateway.relay import Outcome, Relay
 from ssis_dispatcher.http.heads import retry_headers
@@ -87,7 +88,12 @@ class Inference:
         try:
             self.model = model = gateway.identify(request.wish)
             self.key.demand_model(model.id)
-            self._upstream: Upstream = self.dialect.adapt(request, gateway.engines[model.engine], model.id)
+            engine = gateway.engines[model.engine]
+            if wants_info(request, engine):
+                self.outcome = "ok"
+                exchange.reply(200, gateway.info(model))
+                return
+            self._upstream: Upstream = self.dialect.adapt(request, engine, model.id)
             self.key.admit(exchange.started)
         except DispatchError as error:
             self._say(error.problem)

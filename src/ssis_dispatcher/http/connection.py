@@ -503,6 +503,11 @@ class Connection(asyncio.Protocol):
         """Close when everything is written. After a refusal the client may still be sending, and a close over unread bytes
         would be an RST that destroys the answer: so its side is awaited for a while."""
         self._phase = _DEAF
+        while self._queue:
+            self._abandon(self._queue.popleft())
+        if self._paused_reading:
+            self._paused_reading = False
+            self._transport.resume_reading()
         if self._lingers:
             if self._transport.can_write_eof():
                 self._transport.write_eof()
@@ -514,6 +519,7 @@ class Connection(asyncio.Protocol):
         """Close when everything is written; `_overdue` watches that it gets on."""
         self._transport.close()
         self._unsent = self._transport.get_write_buffer_size()
+        self._stalled = _NEVER
         self._deadline = self._server.now + self._server.limits.stall_timeout
 
     # The server's side
@@ -530,13 +536,13 @@ class Connection(asyncio.Protocol):
 
     def look(self, now: float) -> None:
         """Called by the sweep."""
-        if now - self._stalled > self._server.limits.stall_timeout:
+        if now >= self._deadline and not self._paused_reading:
+            self._overdue(now)
+        elif now - self._stalled > self._server.limits.stall_timeout:
             if self._drains():
                 self._stalled = now
             else:
                 self._transport.abort()
-        elif now >= self._deadline and not self._paused_reading:
-            self._overdue(now)
 
     def _overdue(self, now: float) -> None:
         limits = self._server.limits

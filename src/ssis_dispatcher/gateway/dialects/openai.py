@@ -78,7 +78,7 @@ class OpenAI:
 
     def adapt(self, request: InferenceRequest, engine: Engine, served_as: str) -> Upstream:
         if reason := engine.refusal(request.method, request.route):
-            raise NotFound(f"{request.route} is not available for this model: {reason}", code="route_not_found")
+            raise NotFound(f"{request.route} is not available for {request.wish.id}: {reason}", code="route_not_found")
         body = request.body if served_as == request.wish.id else _rewritten(request.body, served_as)
         path = f"{request.route}?{request.query.decode('latin-1')}" if request.query else request.route
         return Upstream(request.method, path, body)

@@ -73,7 +73,7 @@ class TGI:
             form = generated.Form.LIST if request.route == "/" else generated.Form.OBJECT
             return generated.upstream(request, engine, served_as, form)
         if reason := engine.refusal(request.method, request.route):
-            raise NotFound(f"{request.route} is not available for this model: {reason}", code="route_not_found")
+            raise NotFound(f"{request.route} is not available for {request.wish.id}: {reason}", code="route_not_found")
         path = quote(request.route)
         return Upstream(
             request.method, f"{path}?{request.query.decode('latin-1')}" if request.query else path, request.body
