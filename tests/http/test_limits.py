@@ -233,7 +233,7 @@ class TestLarge:
         wire = await counter.wire()
         await wire.send(b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nT: ")
         for _ in range(30):
-            await wire.send(endless * 20)
+            await wire.send(endless * 100)
             await asyncio.sleep(0.001)
 
         assert (await wire.reply()).status == 431

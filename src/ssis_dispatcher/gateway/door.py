@@ -7,7 +7,7 @@ from ssis_dispatcher.gateway.keys import Callers, Keyless
 from ssis_dispatcher.gateway.limits import Key
 from ssis_dispatcher.http.server import Exchange
 
-_LOOPBACK = frozenset((b"localhost", b"127.0.0.1", b"[::1]", b"::1"))
+_LOOPBACK = frozenset((b"localhost", b"127.0.0.1", b"[::1]"))
 
 
 class NotJson(CallerError):
@@ -47,12 +47,15 @@ class Door:
                 "Without API keys this dispatcher answers only to localhost. Make a key with 'ssis keys create'."
             )
         origin = exchange.header(b"origin")
-        if origin is not None and origin not in self._origins and _name(origin.partition(b"://")[2]) not in _LOOPBACK:
+        if origin is not None and not self._may_call(origin):
             raise Forbidden("Without API keys this dispatcher refuses calls from web pages of other origins.")
         if exchange.method == "POST":
             kind = exchange.header(b"content-type") or b""
             if kind.partition(b";")[0].strip().lower() != b"application/json":
                 raise NotJson("Send the body as JSON, with the header 'Content-Type: application/json'.")
+
+    def _may_call(self, origin: bytes) -> bool:
+        return not self._origins.isdisjoint((origin, b"*")) or _name(origin.partition(b"://")[2]) in _LOOPBACK
 
 
 def _name(host: bytes) -> bytes:

@@ -212,9 +212,7 @@ class Pool:
         """Start one request on a pooled or new connection. ``headers`` are lower-case and without framing; ``host`` overrides
         the Host header (Kourier), ``first_byte_timeout`` the limit. Nothing is called before this returns. Raises
         ValueError for a target or header that would break the framing."""
-        upstream = self._upstreams.get(address)
-        if upstream is None:
-            upstream = self._upstreams[address] = Upstream(self, address)
+        upstream = self._upstreams.get(address) or self.upstream(address)
         head = _opening(method, target, host or upstream.host)
         for name, value in headers:
             head += b"\r\n" + name + b": " + value
@@ -230,6 +228,13 @@ class Pool:
             call.first_byte_timeout = first_byte_timeout
         upstream.assign(call)
         return call
+
+    def upstream(self, address: Address) -> Upstream:
+        """The state of one address."""
+        known = self._upstreams.get(address)
+        if known is None:
+            known = self._upstreams[address] = Upstream(self, address)
+        return known
 
     def spend_retry(self) -> bool:
         """Whether the budget has a retry left; takes it."""

@@ -1,0 +1,311 @@
+"""The gateway: routes, forms of errors, what a caller can ask about its request, and what is counted at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ssis_dispatcher.gateway.api import limits_of
+from ssis_dispatcher.gateway.limits import Key, KeyRecord
+from ssis_dispatcher.http.server import Exchange
+from ssis_dispatcher.launchers.fake import Outcome
+
+if TYPE_CHECKING:
+    from tests.gateway.conftest import Build, House
+
+SLOW = Outcome(60.0, phases=((0.0, "loading"),))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "dialect"),
+    [
+        ("/", {"token": "Hello", "par": {"max_new_tokens": "4"}, "env": {"MODEL_ID": "missing"}}, "ssis"),
+        ("/v1/chat/completions", {"model": "missing", "messages": []}, "openai"),
+        ("/v1/anything/else", {"model": "missing"}, "openai"),
+        ("/models/missing/generate", {"inputs": "Hello"}, "tgi"),
+    ],
+)
+async def test_method_and_path_choose_the_dialect(house: House, path: str, body: object, dialect: str) -> None:
+    reply = await house.client.post(path, json=body)
+    assert reply.status_code == 404
+    assert list(house.counted) == [(dialect, "4xx", "refused")]
+
+
+async def test_a_get_of_an_inference_route_is_no_inference_request(house: House) -> None:
+    assert (await house.client.get("/")).json()["program"] == "ssis-dispatcher"
+    assert (await house.client.get("/v1/models")).json()["object"] == "list"
+    assert house.counted == {}
+
+
+async def test_an_engine_route_of_a_model_takes_any_method(house: House) -> None:
+    await house.client.get("/models/missing/info")
+    assert [key[0] for key in house.counted] == ["tgi"]
+
+
+async def test_a_route_that_does_not_exist_is_a_problem_json_404(house: House) -> None:
+    reply = await house.client.get("/api/nonsense")
+    assert reply.status_code == 404
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert reply.json()["status"] == 404
+
+
+@pytest.mark.parametrize(
+    ("role", "path", "status"),
+    [
+        (None, "/healthz", 200),
+        (None, "/readyz", 200),
+        (None, "/v1/models", 401),
+        (None, "/api/servers", 401),
+        ("use", "/v1/models", 200),
+        ("use", "/api/servers", 403),
+        ("operate", "/api/servers", 200),
+    ],
+)
+async def test_operations_routes_ask_for_the_role_that_they_state(
+    build: Build, role: str | None, path: str, status: int
+) -> None:
+    async with build(keys={"use": {}, "operate": {"role": "operate"}}) as house:
+        reply = await house.client.get(path, headers=house.as_key(role) if role else {})
+        assert reply.status_code == status
+
+
+async def test_errors_have_the_form_of_the_route_even_when_refused_before_the_body(build: Build) -> None:
+    async with build(keys={"ana": {}}) as house:
+        refused = await house.chat()
+        assert refused.status_code == 401
+        assert refused.headers["content-type"] == "application/json"
+        error = refused.json()["error"]
+        assert (error["type"], error["code"]) == ("authentication_error", "missing_api_key")
+        for path in ("/", "/models/mine/generate"):
+            other = await house.client.post(path, json={})
+            assert other.headers["content-type"] == "application/problem+json"
+            assert other.json()["code"] == "missing_api_key"
+
+
+async def test_a_body_that_is_too_large_is_refused_in_the_form_of_its_route(build: Build) -> None:
+    async with build(max_body=1024) as house:
+        reply = await house.chat(padding="x" * 2000)
+        assert reply.status_code == 413
+        assert reply.json()["error"]["code"]
+
+
+async def test_a_head_that_cannot_be_read_is_answered_all_the_same(house: House) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+    writer.write(b"\x00\x01 nonsense\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_pages_of_allowed_origins_may_read_the_reply_and_others_may_not(build: Build) -> None:
+    async with build(keys={"ana": {}}, cors_origins=("https://chat.example.org",)) as house:
+        key = house.as_key("ana")
+        allowed = await house.chat({**key, "origin": "https://chat.example.org"})
+        assert allowed.status_code == 200
+        assert allowed.headers["access-control-allow-origin"] == "https://chat.example.org"
+        assert allowed.headers["vary"].lower() == "origin"
+        for headers in ({**key, "origin": "https://evil.example"}, key):
+            assert "access-control-allow-origin" not in (await house.chat(headers)).headers
+
+
+async def test_a_refusal_at_the_door_can_be_read_by_an_allowed_page_too(build: Build) -> None:
+    async with build(keys={"ana": {}}, cors_origins=("*",)) as house:
+        refused = await house.chat({"origin": "https://chat.example.org"})
+        assert refused.status_code == 401
+        assert refused.headers["access-control-allow-origin"] == "https://chat.example.org"
+
+
+async def test_a_callers_request_id_is_kept_and_one_is_made_where_there_is_none(house: House) -> None:
+    assert (await house.chat({"x-request-id": "mine-17"})).headers["x-request-id"] == "mine-17"
+    made = [(await house.chat()).headers["x-request-id"] for _ in range(2)]
+    assert all(made)
+    assert made[0] != made[1]
+
+
+async def test_a_held_request_can_be_asked_about_by_its_id_until_it_has_ended(house: House) -> None:
+    house.launches_take(SLOW)
+    asking = house.begin_chat(headers={"x-request-id": "r-held"})
+    await house.until(lambda: house.program.gateway.visit("r-held") is not None)
+    view = (await house.client.get("/api/requests/r-held")).json()
+    assert (view["id"], view["model"], view["state"]) == ("r-held", "mine", "waiting")
+    asking.cancel()
+    await house.at_rest()
+    assert (await house.client.get("/api/requests/r-held")).status_code == 404
+
+
+async def test_of_two_requests_with_one_id_the_end_of_the_first_does_not_hide_the_second(house: House) -> None:
+    house.launches_take(SLOW)
+    first = house.begin_chat(headers={"x-request-id": "twice"})
+    await house.until(lambda: "twice" in house.program.gateway.requests)
+    earlier = house.program.gateway.requests["twice"]
+    second = house.begin_chat(headers={"x-request-id": "twice"})
+    await house.until(lambda: house.program.gateway.requests["twice"] is not earlier)
+    later = house.program.gateway.requests["twice"]
+    first.cancel()
+    await house.until(lambda: sum(house.counted.values()) == 1)
+    assert house.program.gateway.requests["twice"] is later
+    second.cancel()
+    await house.at_rest()
+
+
+async def test_an_answer_is_counted_once_as_ok(house: House) -> None:
+    assert (await house.chat()).status_code == 200
+    assert house.counted == {("openai", "2xx", "ok"): 1}
+    assert ("mine", "2xx", 1) in house.program.metrics.per_model()
+    assert house.program.metrics.sent_bytes > 0
+
+
+async def test_a_request_that_cannot_be_read_is_counted_once_as_refused(house: House) -> None:
+    assert (await house.client.post("/v1/chat/completions", json={"messages": []})).status_code == 400
+    assert house.counted == {("openai", "4xx", "refused"): 1}
+
+
+async def test_a_caller_who_leaves_is_counted_once_as_gone(house: House) -> None:
+    house.launches_take(SLOW)
+    asking = house.begin_chat()
+    await house.until(lambda: house.program.gateway.requests)
+    asking.cancel()
+    await house.at_rest()
+    assert [(outcome, count) for (_, _, outcome), count in house.counted.items()] == [("gone", 1)]
+
+
+async def test_a_server_that_breaks_off_is_counted_once_with_what_it_did(house: House) -> None:
+    house.upstream.manner = "half"
+    assert (await house.chat()).status_code == 502
+    ((_, status, outcome),) = house.counted
+    assert status == "5xx"
+    assert outcome.startswith("upstream_")
+    assert house.program.metrics.upstream_errors == {outcome: 1}
+
+
+async def test_a_refusal_at_the_door_is_no_inference_request(build: Build) -> None:
+    async with build(keys={"ana": {}}) as house:
+        assert (await house.chat()).status_code == 401
+        assert house.counted == {}
+
+
+async def test_the_access_log_says_who_asked_what_and_what_came_of_it_and_nothing_secret(build: Build) -> None:
+    async with build(keys={"ana": {}}) as house:
+        headers = {**house.as_key("ana"), "x-request-id": "r-1"}
+        await house.client.post(
+            "/v1/chat/completions?secret=hush", json={"model": "mine", "messages": [{"content": "prompt"}]}, headers=headers
+        )
+        await house.client.post("/models/mine/generate", json={"inputs": "prompt"}, headers=headers)
+        lines = house.access()
+    assert [line["route"] for line in lines] == ["/v1/chat/completions", "/models/{model}/…"]
+    line = lines[0]
+    assert line.keys() == {
+        "time", "id", "caller", "method", "route", "model", "status", "bytes", "duration", "held", "ttfb", "server", "outcome",
+    }  # fmt: skip
+    assert (line["id"], line["caller"], line["method"], line["model"]) == ("r-1", "ana", "POST", "mine")
+    assert (line["status"], line["outcome"]) == (200, "ok")
+    assert 0 <= line["held"] <= line["ttfb"] <= line["duration"]
+    assert line["server"]
+    assert "hush" not in str(lines)
+    assert "prompt" not in str(lines)
+    assert house.keys["ana"] not in str(lines)
+
+
+async def test_what_never_had_a_seat_was_held_for_all_its_time(house: House) -> None:
+    await house.chat(model="missing")
+    (line,) = house.access()
+    assert line["held"] == line["duration"]
+    assert line["ttfb"] is None
+    assert (line["server"], line["model"]) == ("", "")
+
+
+async def test_the_access_log_can_be_left_out(build: Build) -> None:
+    async with build(access_log=False) as house:
+        assert (await house.chat()).status_code == 200
+        assert house.access() == []
+
+
+async def test_a_streaming_caller_who_waits_gets_signs_of_life_and_then_the_stream(build: Build) -> None:
+    async with build(heartbeat=0.1) as house:
+        house.launches_take(Outcome(0.5, phases=((0.0, "loading"),)))
+        reply = await house.chat(stream=True)
+        assert reply.headers["content-type"] == "text/event-stream"
+        blocks = [block for block in reply.text.split("\n\n") if block]
+        comments = [block for block in blocks if block.startswith(":")]
+        assert len(comments) >= 2
+        assert blocks[: len(comments)] == comments
+        assert blocks[-1] == "data: [DONE]"
+
+
+async def test_heartbeats_go_round_in_the_order_of_arrival(build: Build) -> None:
+    async with build(heartbeat=0.1) as house:
+        house.launches_take(SLOW)
+        gateway, beats = house.program.gateway, list[str]()
+        asking = []
+        for number in range(3):
+            asking.append(house.begin_chat(stream=True, headers={"x-request-id": f"r-{number}"}))
+            await house.until(lambda number=number: f"r-{number}" in gateway.requests)
+        await house.until(lambda: all(inference.streams for inference in gateway.requests.values()))
+        beats = [inference.exchange.id for inference in gateway._held]
+        assert sorted(beats) == ["r-0", "r-1", "r-2"]
+        assert gateway._held == dict(sorted(gateway._held.items(), key=lambda item: item[1]))
+        for task in asking:
+            task.cancel()
+        await house.at_rest()
+        await house.until(lambda: gateway._tick is None)
+
+
+async def test_a_caller_who_waits_for_a_whole_answer_gets_nothing_before_it(build: Build) -> None:
+    async with build(heartbeat=0.1) as house:
+        house.launches_take(Outcome(0.4, phases=((0.0, "loading"),)))
+        reply = await house.chat()
+        assert reply.status_code == 200
+        assert reply.json()["choices"][0]["message"]["content"] == "Hi"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("manner", ["answer", "half"])
+async def test_an_ended_request_is_freed_at_once_without_the_garbage_collector(
+    house: House, manner: str, stream: bool
+) -> None:
+    await house.chat()
+    gc.collect()
+    gc.disable()
+    try:
+        house.upstream.manner = manner
+        known: list[weakref.ref[object]] = []
+        enter = house.program.gateway.enter
+
+        def noting(inference: object, *rest: object) -> None:
+            known.append(weakref.ref(inference))
+            enter(inference, *rest)  # type: ignore[arg-type]
+
+        house.program.gateway.enter = noting  # type: ignore[assignment]
+        if not stream:
+            await house.chat()
+        else:
+            try:
+                await house.chat(stream=True)
+            except Exception:  # what broke off breaks off here, too
+                assert manner == "half"
+        await house.at_rest()
+        await house.until(lambda: sum(house.counted.values()) == 2)
+        await asyncio.sleep(0)
+        assert [reference() for reference in known] == [None]
+    finally:
+        gc.enable()
+
+
+def test_the_fleet_is_told_of_a_keys_limits_only_where_it_has_some() -> None:
+    plain = KeyRecord(name="ana", hash="sha256:" + "0" * 64)
+    assert limits_of(Key(plain)) is None
+    limits = limits_of(Key(KeyRecord(name="ana", hash=plain.hash, slices=2, launches_per_minute=3, kinds=("mig", "cpu"))))
+    assert limits is not None
+    assert (limits.slices, limits.launches_per_minute, limits.kinds) == (2, 3, ("mig", "cpu"))
+    only_kinds = limits_of(Key(KeyRecord(name="ana", hash=plain.hash, kinds=("mps",))))
+    assert only_kinds is not None
+    assert only_kinds.slices is None
+
+
+def test_an_exchange_can_be_told_apart_from_others_only_by_itself() -> None:
+    """`Exchange` has slots and no weak references: the request that it carries is what is watched above."""
+    assert "__weakref__" not in Exchange.__slots__
