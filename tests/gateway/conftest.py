@@ -44,7 +44,9 @@ class Upstream:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = next(
-                    int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
+                    int(line.split(b":")[1])
+                    for line in head.lower().split(b"\r\n")
+                    if line.startswith(b"content-length")
                 )
                 self.bodies.append(json.loads(await reader.readexactly(length)))
                 self.asked.set()
@@ -61,7 +63,9 @@ class Upstream:
         stream = bool(self.bodies[-1].get("stream"))
         if self.manner == "hang" or (stream and self.manner == "stream"):
             if self.manner == "stream":
-                writer.write(_head(200, b"text/event-stream") + b"transfer-encoding: chunked\r\n\r\n" + _chunk(EVENTS[0]))
+                writer.write(
+                    _head(200, b"text/event-stream") + b"transfer-encoding: chunked\r\n\r\n" + _chunk(EVENTS[0])
+                )
             return await self._until_told(reader, writer)
         if stream:
             events = EVENTS[:1] if self.manner == "half" else EVENTS
@@ -168,7 +172,9 @@ Build = Callable[..., contextlib.AbstractAsyncContextManager[House]]
 
 
 @contextlib.asynccontextmanager
-async def _house(tmp_path: Path, *, keys: dict[str, dict[str, Any]] | None = None, **given: Any) -> AsyncIterator[House]:
+async def _house(
+    tmp_path: Path, *, keys: dict[str, dict[str, Any]] | None = None, **given: Any
+) -> AsyncIterator[House]:
     catalogue = tmp_path / "catalogue.yaml"
     catalogue.write_text(
         "models:\n" + "".join(f"  {name}: {{path: {demo_path()}, engine: vllm}}\n" for name in ("mine", "other"))
@@ -191,11 +197,11 @@ async def _house(tmp_path: Path, *, keys: dict[str, dict[str, Any]] | None = Non
     upstream, outcomes = Upstream(), [Outcome()]
     server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    launcher = FakeLauncher(
-        [Pool("here", cpu_slice(4096), 4)], lambda order: outcomes[0], address=f"127.0.0.1:{port}"
-    )
+    launcher = FakeLauncher([Pool("here", cpu_slice(4096), 4)], lambda order: outcomes[0], address=f"127.0.0.1:{port}")
     program = Program(settings, launcher)
-    house = House(program, upstream, f"http://127.0.0.1:{await program.server.listen(settings.host, 0)}", secrets, outcomes)
+    house = House(
+        program, upstream, f"http://127.0.0.1:{await program.server.listen(settings.host, 0)}", secrets, outcomes
+    )
     if program.access is not None:
         program.access._write = lambda text: house.lines.extend(map(json.loads, text.splitlines()))
     program.start()
@@ -206,6 +212,7 @@ async def _house(tmp_path: Path, *, keys: dict[str, dict[str, Any]] | None = Non
         await house.client.aclose()
         await program.close()
         upstream.hang_up()
+        await house.until(lambda: not upstream._writers)
         server.close()
         await server.wait_closed()
 

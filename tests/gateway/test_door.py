@@ -43,7 +43,9 @@ def test_without_keys_the_machines_own_names_are_answered_with_and_without_a_por
 @pytest.mark.parametrize(
     "name", ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example:80", "10.0.0.1", ""]
 )
-def test_without_keys_a_foreign_name_is_refused_so_that_no_dns_name_can_be_pointed_here(guarded: Door, name: str) -> None:
+def test_without_keys_a_foreign_name_is_refused_so_that_no_dns_name_can_be_pointed_here(
+    guarded: Door, name: str
+) -> None:
     with pytest.raises(Forbidden, match=r"only to localhost.*ssis keys create"):
         guarded.admit(head(host=name))
 
@@ -54,7 +56,8 @@ def test_without_keys_a_head_without_a_host_is_refused(guarded: Door) -> None:
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://localhost", "http://localhost:3000", "https://127.0.0.1:1", "http://[::1]:5", "https://chat.example.org"]
+    "origin",
+    ["http://localhost", "http://localhost:3000", "https://127.0.0.1:1", "http://[::1]:5", "https://chat.example.org"],
 )
 def test_without_keys_pages_of_this_machine_and_of_allowed_origins_may_call(guarded: Door, origin: str) -> None:
     assert guarded.admit(head(host="localhost", origin=origin))
@@ -80,7 +83,8 @@ def test_without_keys_json_may_be_posted(guarded: Door, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", f"text/plain; {JSON}", ""]
+    "kind",
+    ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", f"text/plain; {JSON}", ""],
 )
 def test_without_keys_what_a_page_could_post_unasked_is_refused(guarded: Door, kind: str) -> None:
     with pytest.raises(NotJson, match="Content-Type: application/json") as caught:
@@ -102,7 +106,11 @@ def test_keys_are_asked_for_and_then_names_and_origins_do_not_matter(keyfile: Pa
     secret = KeyFile(keyfile).create("ana")
     door = Door(Keyring([keyfile]))
     known = head(
-        "POST", host="gpu.example.org", origin="https://x.example", authorization=f"Bearer {secret}", content_type="text/plain"
+        "POST",
+        host="gpu.example.org",
+        origin="https://x.example",
+        authorization=f"Bearer {secret}",
+        content_type="text/plain",
     )
     assert door.admit(known).name == "ana"
 

@@ -113,5 +113,3 @@ async def pool_of() -> AsyncIterator[Callable[[UpstreamLimits | None], Pool]]:
     for pool in pools:
         await pool.close()
         assert pool.statistics()["connections"] == 0
-
-

@@ -206,7 +206,9 @@ Script = Callable[["OriginCall"], Awaitable[None]]
 class OriginCall:
     """One request that has reached the origin, and its connection, for a script to answer."""
 
-    def __init__(self, number: int, head: bytes, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
+    def __init__(
+        self, number: int, head: bytes, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ):
         self.number = number
         self.head = head
         self.body = body
@@ -293,7 +295,9 @@ class Origin:
 async def plain(call: OriginCall) -> None:
     """A small JSON reply."""
     body = b'{"number": %d}' % call.number
-    await call.say(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    await call.say(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
 
 
 def saying(*pieces: bytes, close: bool = False) -> Script:

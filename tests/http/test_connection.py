@@ -109,7 +109,9 @@ class TestExpect:
         assert (await wire.ask(b"abc")).json["body"] == "abc"
 
     async def test_not_before_the_reply_in_front_is_out(self, counter: Counter, wire: Wire) -> None:
-        await wire.send(get("/hold") + b"POST /x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+        await wire.send(
+            get("/hold") + b"POST /x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+        )
         await until(lambda: len(counter.shop.admitted) == 2)
         held = counter.shop.held[0]
         held.start(200, [])

@@ -78,7 +78,9 @@ BODIES = st.binary(max_size=300)
 def requests(draw: st.DrawFn) -> bytes:
     """Good requests of every kind of framing."""
     body = draw(BODIES)
-    headers = [f"{name}: {value}" for name, value in draw(st.lists(st.tuples(TOKENS.map("X-{}".format), VALUES), max_size=5))]
+    headers = [
+        f"{name}: {value}" for name, value in draw(st.lists(st.tuples(TOKENS.map("X-{}".format), VALUES), max_size=5))
+    ]
     lines = [f"{draw(st.sampled_from(['POST', 'GET', 'PUT']))} /p{draw(TOKENS)} HTTP/1.1", "Host: a", *headers]
     if draw(st.booleans()):
         payload = body
@@ -148,7 +150,10 @@ def test_noise_is_refused_or_waited_for(data: bytes, places: list[int]) -> None:
 def replies(draw: st.DrawFn) -> tuple[bytes, int, bytes]:
     body = draw(BODIES)
     status = draw(st.sampled_from([200, 201, 400, 404, 500]))
-    lines = [f"HTTP/1.1 {status} {draw(VALUES)}".rstrip() + " ", *[f"X-A: {value}" for value in draw(st.lists(VALUES, max_size=4))]]
+    lines = [
+        f"HTTP/1.1 {status} {draw(VALUES)}".rstrip() + " ",
+        *[f"X-A: {value}" for value in draw(st.lists(VALUES, max_size=4))],
+    ]
     if draw(st.booleans()):
         lines.append(f"Content-Length: {len(body)}")
         payload = body

@@ -91,7 +91,7 @@ def test_memories_are_bounded() -> None:
 
 def test_a_name_in_lower_case_is_always_the_same_object() -> None:
     assert heads.lower[b"Content-Type"] == b"content-type"
-    assert heads.lower[bytes(b"Content-Type")] is heads.lower[bytearray(b"Content-Type").__bytes__()]
+    assert heads.lower[bytes(bytearray(b"X-Some"))] is heads.lower[bytes(bytearray(b"X-Some"))]
 
 
 @given(st.text(max_size=40))
@@ -109,7 +109,9 @@ def test_no_path_that_is_accepted_can_climb_or_hide(text: str) -> None:
     assert all(character >= " " and character not in "\\\x7f" for character in path)
 
 
-@pytest.mark.parametrize("host", [b"a", b"a:80", b"a.b-c.example:8080", b"127.0.0.1", b"[::1]", b"[::1]:80", b"", b" a "])
+@pytest.mark.parametrize(
+    "host", [b"a", b"a:80", b"a.b-c.example:8080", b"127.0.0.1", b"[::1]", b"[::1]:80", b"", b" a "]
+)
 def test_hosts(host: bytes) -> None:
     assert heads.parse_target(b"GET", b"/", host)[0] == "GET"
 

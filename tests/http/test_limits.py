@@ -27,7 +27,9 @@ class TestSlow:
     async def test_a_head_that_drips_in_is_answered_408(self, listen: Listen) -> None:
         counter = await listen(QUICK)
         wire = await counter.wire()
-        dripping = asyncio.get_running_loop().create_task(drip(wire, b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"b" * 10_000))
+        dripping = asyncio.get_running_loop().create_task(
+            drip(wire, b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"b" * 10_000)
+        )
 
         reply = await wire.reply()
         dripping.cancel()
@@ -167,9 +169,7 @@ class TestMany:
     async def test_loopback_and_trusted_proxies_stand_for_many(self, listen: Listen, trusted: list[str]) -> None:
         source = ("127.0.0.2", 0) if trusted else ("127.0.0.1", 0)
         counter = await listen(Limits(max_connections_per_address=1), trusted=trusted)
-        wires = [
-            Wire(*await asyncio.open_connection("127.0.0.1", counter.port, local_addr=source)) for _ in range(3)
-        ]
+        wires = [Wire(*await asyncio.open_connection("127.0.0.1", counter.port, local_addr=source)) for _ in range(3)]
 
         assert [(await wire.ask(GET)).status for wire in wires] == [200] * 3
         for wire in wires:

@@ -38,7 +38,9 @@ class TestDrain:
         assert await wire.rest() == b""
         assert await draining is True
 
-    async def test_in_the_quiet_period_all_is_served_and_connections_run_out(self, counter: Counter, wire: Wire) -> None:
+    async def test_in_the_quiet_period_all_is_served_and_connections_run_out(
+        self, counter: Counter, wire: Wire
+    ) -> None:
         await wire.ask(GET)
         draining = asyncio.get_running_loop().create_task(counter.server.drain(quiet=0.2, within=10))
         await until(lambda: counter.server.draining)

@@ -3,8 +3,8 @@ the tests need servers to do. It is run, never imported.
 
     engine.py PORT NAME FOLDER
 
-It answers its health route once FOLDER holds no file ``hold-NAME``, and ends before that when FOLDER holds ``fail-NAME``,
-with that file's text on standard error. The last line of the prompt says how it answers: `ANSWERS` lists the words.
+It answers its health route well once FOLDER holds no file ``hold-NAME``, and ends before that when FOLDER holds
+``fail-NAME``, with that file's text on standard error. The last line of the prompt says how it answers: `ANSWERS` lists the words.
 What happened is left in FOLDER as files: ``asked-NAME`` (a line of JSON per request) and ``left-NAME`` (a line per caller
 that hung up before its answer was whole).
 """
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 PORT, NAME, FOLDER = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+FAILURE = FOLDER / f"fail-{NAME}"
 
 PATIENCE = 60.0
 """Seconds after which an answer that waits for something gives up, so that nothing outlives a broken test for long."""
@@ -32,6 +33,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         starting = (FOLDER / f"hold-{NAME}").exists()
+        if starting and FAILURE.exists():
+            print(FAILURE.read_text(), file=sys.stderr, flush=True)
+            os._exit(1)
         self.whole({"status": "starting" if starting else "ok"}, 503 if starting else 200)
 
     def do_POST(self) -> None:
@@ -184,8 +188,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 64
 
 
-failure = FOLDER / f"fail-{NAME}"
-if failure.exists():
-    sys.exit(failure.read_text())
+if FAILURE.exists():
+    sys.exit(FAILURE.read_text())
 (FOLDER / f"environment-{NAME}").write_text(json.dumps(dict(os.environ)))
 Server(("127.0.0.1", PORT), Handler).serve_forever(poll_interval=0.05)

@@ -184,6 +184,10 @@ class Dispatcher:
         """Whether nobody waits and every seat is free."""
         return not self.get("/api/queue").json["waiting"] and not any(server["busy"] for server in self.servers())
 
+    def queued(self) -> int:
+        """How many wait."""
+        return int(self.get("/api/queue").json["waiting"])
+
     def free(self) -> int:
         """Slices that nobody holds."""
         return sum(slice["free"] for slice in self.get("/api/slices").json["slices"])
@@ -226,6 +230,16 @@ class Dispatcher:
         found = [pid for pid in self.children() if port in _listening(pid)]
         assert found, f"no process below {self.pid} listens on {port}"
         return found[0]
+
+    def processes(self, *words: str) -> list[int]:
+        """Those of them that have these words in their command lines, and have not ended."""
+        return [pid for pid in self.children() if all(word in _command_line(pid) for word in words) and is_alive(pid)]
+
+    def kill(self, pid: int) -> None:
+        """Kill one of its processes, and see it gone."""
+        assert pid in self.children()
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not is_alive(pid), f"process {pid} is gone")
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -275,6 +289,13 @@ def _below(pid: int) -> list[int]:
         found += children
         waiting += children
     return found
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def _listening(pid: int) -> set[int]:

@@ -84,7 +84,8 @@ SAMPLES: dict[str, Any] = {
     "adapter_id": "adapter",
     "grammar": {"json": {}},
     "stop": ["."],
-    **dict.fromkeys(("stop_token_ids", "suppress_tokens"), [1]),
+    "stop_token_ids": [1],
+    "suppress_tokens": [1],
     **dict.fromkeys(("decoder_input_details", "details", "do_sample", "return_full_text", "watermark"), True),
 }
 """Parameters that are no numbers."""

@@ -204,8 +204,11 @@ class Allotment:
     # When something changed
 
     def offer(self, shelf: Shelf, now: float, at: Bin | None = None) -> None:
-        """Slices of this kind are free: whose turn it is takes them."""
-        while shelf.free() > 0 and self._first(shelf, now, at):
+        """There is more of this kind than before: whose turn it is takes it. Where only the bin ``at`` has changed, nothing
+        more can come of it when nothing is free any more, unless it was overdrawn and its idle servers are worth
+        something again."""
+        for_free = at is not None and at.free > 0
+        while (shelf.free() > 0 or not for_free) and self._first(shelf, now, at):
             pass
 
     def may_go(self, server: Server, now: float) -> None:

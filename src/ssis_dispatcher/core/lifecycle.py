@@ -107,6 +107,7 @@ class Lifecycle:
         before = server.bin
         self._book.stock.move(server, self._book.stock.bin(event.node, before.shelf.slice))
         self._fleet.allotment.offer(before.shelf, now, before)
+        self._fleet.allotment.may_go(server, now)
 
     def progressed(self, event: ServerProgressed, now: float) -> None:
         """Bytes that come in are life: while a model downloads, the start budget counts from the last word of it."""

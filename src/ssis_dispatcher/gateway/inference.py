@@ -17,7 +17,7 @@ from ssis_dispatcher.gateway.dialects.tgi import wants_info
 from ssis_dispatcher.gateway.limits import Key
 from ssis_dispatcher.gateway.relay import Outcome, Relay
 from ssis_dispatcher.http.heads import retry_headers
-from ssis_dispatcher.http.server import Exchange
+from ssis_dispatcher.http.server import Exchange, report
 
 if TYPE_CHECKING:
     from ssis_dispatcher.gateway.api import Gateway
@@ -75,13 +75,22 @@ class Inference:
         if self._gateway.knows(request.wish):
             self._ask(request)
         else:
+            exchange.on_gone = self._left_early
             self._gateway.dispatcher.tasks.start(self._ask_later(request), f"acquaint {exchange.id}")
 
     async def _ask_later(self, request: InferenceRequest) -> None:
-        """The hub must be asked about the caller's token first: it decides who may share the server."""
-        await self._gateway.acquaint(request.wish)
-        if not self.exchange.gone:
-            self._ask(request)
+        """The hub must be asked about the caller's token first: it decides who may share the server. No listener stands
+        behind a task, so what breaks here is answered here."""
+        try:
+            await self._gateway.acquaint(request.wish)
+            if not self.exchange.gone:
+                self._ask(request)
+        except Exception as error:
+            report(error)
+            self._say(DispatchError("The request could not be taken in: an internal error.").problem)
+
+    def _left_early(self) -> None:
+        self.outcome = "gone"
 
     def _ask(self, request: InferenceRequest) -> None:
         gateway, exchange = self._gateway, self.exchange
