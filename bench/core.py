@@ -53,9 +53,7 @@ class Book:
         self.now = 0.0
         self.requests = 0
         nodes = range(max(1, servers // 7 + 8))
-        pools = tuple(
-            Pool(f"node-{node}", slice, total) for node in nodes for slice, total in ((SMALL, 7), (LARGE, 2))
-        )
+        pools = tuple(Pool(f"node-{node}", slice, total) for node in nodes for slice, total in ((SMALL, 7), (LARGE, 2)))
         self.fleet.handle(InventoryChanged("bench", pools), self.now)
         self.models = [Model.of(f"org/model-{number}", engine="vllm") for number in range(servers)]
         for model in self.models:

@@ -65,6 +65,7 @@ def show(bench: Bench) -> None:
         f"{table.conditions()}; {options.rounds} rounds of {options.seconds:g} s; {', '.join(workshop.PACKAGES)}",
         f"rate of the latency runs: {bench.rate} requests/s" if "latency" in options.only else "",
         table.quiet(figures),
+        *table.errors(figures),
         *(f"{name} was left out: {reason}" for name, reason in bench.skipped.items()),
     ]
     said = [note for note in notes if note]

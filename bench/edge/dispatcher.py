@@ -67,9 +67,8 @@ def tell() -> None:
 def settings(port: int, bound: int) -> Settings:
     """What an operator would set for so many requests; all else is the default."""
     keys = HOME / "keys.jsonl"
-    keys.unlink(missing_ok=True)
-    secret = KeyFile(keys).create("bench", role="admin", in_flight=PLENTY, per_minute=60 * PLENTY)
-    candidates.keep_key(secret)
+    if not keys.exists():  # kept, so that two dispatchers at once do not revoke each other's
+        candidates.keep_key(KeyFile(keys).create("bench", role="admin", in_flight=PLENTY, per_minute=60 * PLENTY))
     entries = [f"  {name}: {{path: {demo_path()}, engine: {engine}, context: 128}}" for name, engine in MODELS.items()]
     return Settings(
         host="0.0.0.0",  # beyond loopback keys are needed

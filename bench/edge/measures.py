@@ -143,6 +143,7 @@ class Bench:
         while len(runs) < self.options.tries and not any(run.others < DISTURBED for run in runs):
             runs.append(self.load_once(mode, target, count, shot))
         best = min(runs, key=lambda run: run.others)
+        self.figures.add("errors", target.name, best.report.errors)
         self.figures.add("others %", "all", best.others)
         return best
 

@@ -144,6 +144,12 @@ def quiet(figures: Figures) -> str:
     return f"{spread}other programs took {others or 0:.0f} % of a core"
 
 
+def errors(figures: Figures) -> list[str]:
+    """Who gave answers that were not good: such rows say little."""
+    counts = {name: sum(figures.values("errors", name)) for name in figures.names("errors")}
+    return [f"{name} gave {count:,.0f} answers that were not good" for name, count in counts.items() if count]
+
+
 def write_section(page: Path, name: str, content: str) -> None:
     """Put ``content`` between the marks ``<!-- name -->`` and ``<!-- /name -->`` of ``page``. Raises `ValueError`."""
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"

@@ -58,7 +58,7 @@ def test_an_engine_that_is_like_the_embedded_one_is_given_files() -> None:
 
 
 def test_a_table_of_the_embedded_engines_name_takes_its_place() -> None:
-    (engine,) = served(Settings(engines=(EngineCommand(EMBEDDED, EMBEDDED, command=("server",)),))).values()
+    (engine,) = served(Settings(engines=(EngineCommand(EMBEDDED, EMBEDDED, command=("server", "{port}")),))).values()
     assert engine.kinds == GPU_KINDS
 
 

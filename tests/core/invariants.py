@@ -136,14 +136,12 @@ def _check_need(need: Need, book: Book) -> None:
 
 
 def _room(bin: Bin, fit: Fit) -> bool:
-    """Whether the servers of this bin that may go would make room."""
-    may_go = [
-        server.count
-        for server in bin.servers.values()
-        if (server.state is State.STOPPING and server.claim is None)
-        or (server.state is State.READY and not server.busy and not server.model.pinned and server.indexed)
-    ]
-    return bool(may_go) and bin.free + sum(may_go) >= fit.count
+    """Whether the servers of this bin that may go would make room. Where a node has shrunk below what is used, several
+    must stop for one slice: those that stop anyhow are counted on when enough of them have."""
+    going = [s.count for s in bin.servers.values() if s.state is State.STOPPING and s.claim is None]
+    idle = [s.count for s in bin.servers.values() if s.evictable]
+    counted = going if idle or bin.free >= 0 else going[:1]
+    return bool(counted or idle) and bin.free + sum(counted + idle) >= fit.count
 
 
 def _check_wake_up(state: ModelState, book: Book) -> None:

@@ -17,7 +17,9 @@ CONTROLS = [
 
 @pytest.mark.parametrize("engine", sorted(ENGINES))
 @pytest.mark.parametrize(("method", "path"), CONTROLS)
-def test_routes_that_change_the_server_or_show_what_is_not_the_callers_are_closed(engine: str, method: str, path: str) -> None:
+def test_routes_that_change_the_server_or_show_what_is_not_the_callers_are_closed(
+    engine: str, method: str, path: str
+) -> None:
     assert ENGINES[engine].refusal(method, path) != ""
 
 

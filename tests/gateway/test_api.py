@@ -185,10 +185,10 @@ async def test_a_server_that_breaks_off_is_counted_once_with_what_it_did(house: 
     assert house.program.metrics.upstream_errors == {outcome: 1}
 
 
-async def test_a_refusal_at_the_door_is_no_inference_request(build: Build) -> None:
+async def test_a_refusal_at_the_door_is_counted_once_as_refused(build: Build) -> None:
     async with build(keys={"ana": {}}) as house:
         assert (await house.chat()).status_code == 401
-        assert house.counted == {}
+        assert house.counted == {("openai", "4xx", "refused"): 1}
 
 
 async def test_the_access_log_says_who_asked_what_and_what_came_of_it_and_nothing_secret(build: Build) -> None:

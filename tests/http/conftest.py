@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import uvloop
+from tests.http.support import Origin, Script, Shop, Wire, until
 
 from ssis_dispatcher.http.client import Pool, UpstreamLimits
 from ssis_dispatcher.http.server import Limits, Server
-from tests.http.support import Origin, Script, Shop, Wire, until
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

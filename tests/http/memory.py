@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from tests.http.support import Ear, Reply, Shop, read_message, told
+
 from ssis_dispatcher.http.client import Pool
 from ssis_dispatcher.http.connection import Connection
 from ssis_dispatcher.http.limits import Limits, UpstreamLimits
 from ssis_dispatcher.http.server import Server
 from ssis_dispatcher.http.upstream import UpstreamConnection
-from tests.http.support import Ear, Reply, Shop, read_message, told
 
 
 class MemoryTransport(asyncio.Transport):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 import pytest
-
-from ssis_dispatcher.http.client import Pool, UpstreamLimits
 from tests.http.conftest import Open
 from tests.http.support import Ear, Origin, OriginCall, ask, plain, saying, until
+
+from ssis_dispatcher.http.client import Pool, UpstreamLimits
 
 Pools = Callable[..., Pool]
 
@@ -383,8 +384,6 @@ class TestHostile:
 
     async def test_nobody_answers_the_knock(self, pool_of: Pools) -> None:
         """A full backlog: the kernel answers no SYN."""
-        import socket
-
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen(0)

@@ -6,11 +6,11 @@ import asyncio
 import json
 
 import pytest
+from tests.http.conftest import Counter, Listen
+from tests.http.support import QUICK, Wire, cut, until
 
 from ssis_dispatcher.errors import Unavailable
 from ssis_dispatcher.http.server import Exchange, Limits
-from tests.http.conftest import Counter, Listen
-from tests.http.support import QUICK, Wire, cut, until
 
 
 def get(path: str, *headers: str) -> bytes:

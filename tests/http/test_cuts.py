@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from ssis_dispatcher.http.limits import Limits
 from tests.http.memory import Heard, Told, hear, serve
 from tests.http.support import cut
+
+from ssis_dispatcher.http.limits import Limits
 
 CORPUS = Path(__file__).parent / "corpus"
 REQUESTS = sorted((CORPUS / "requests").glob("*.raw"))

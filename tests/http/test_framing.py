@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.http.conftest import Counter, Listen
 from tests.http.support import Wire
 

@@ -6,10 +6,10 @@ import asyncio
 import dataclasses
 
 import pytest
-
-from ssis_dispatcher.http.server import Limits
 from tests.http.conftest import Listen
 from tests.http.support import QUICK, Wire, until
+
+from ssis_dispatcher.http.server import Limits
 
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
 

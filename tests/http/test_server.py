@@ -7,11 +7,11 @@ import ssl
 from pathlib import Path
 
 import pytest
+from tests.http.conftest import Counter, Listen
+from tests.http.support import QUICK, Shop, Wire, until
 
 from ssis_dispatcher.http import server as server_module
 from ssis_dispatcher.http.server import Limits, Server
-from tests.http.conftest import Counter, Listen
-from tests.http.support import QUICK, Shop, Wire, until
 
 TLS = Path(__file__).parent / "tls"
 """A certificate for localhost that signs itself, and its key: for these tests only."""

@@ -16,11 +16,13 @@ Start = Callable[..., Dispatcher]
 
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dispatcher]:
-    """The dispatcher that most tests talk to: nothing that they do to it may matter to another. It serves the packaged model,
-    and `scripted` of the tests' own engine."""
+    """The dispatcher that most tests talk to: nothing that they do to it may matter to another. The packaged model runs
+    on it, and `scripted` of the tests' own engine."""
     folder = tmp_path_factory.mktemp("live")
     write_settings(folder, {"scripted": {}}, **SHARES)
     with running(folder) as dispatcher:
+        for model in ("demo", "scripted"):
+            assert dispatcher.chat(model, max_tokens=1).answer().status == 200
         yield dispatcher
 
 
@@ -33,10 +35,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
         def begin(
             *flags: str,
             models: Mapping[str, Mapping[str, object]] | None = None,
+            engines: Mapping[str, list[str]] | None = None,
             env: Mapping[str, str] | None = None,
             **settings: object,
         ) -> Dispatcher:
-            write_settings(tmp_path, models or {"scripted": {}}, **{**SHARES, **settings})
+            write_settings(tmp_path, models or {"scripted": {}}, engines, **{**SHARES, **settings})
             return ends.enter_context(running(tmp_path, *flags, env=env))
 
         yield begin

@@ -1,10 +1,10 @@
 """An inference server as an operator might configure one: a program of its own, which speaks OpenAI's routes and does what
 the tests need servers to do. It is run, never imported.
 
-    engine.py PORT NAME FOLDER
+    engine.py PORT NAME FOLDER [MIB]
 
 It answers its health route well once FOLDER holds no file ``hold-NAME``, and ends before that when FOLDER holds
-``fail-NAME``, with that file's text on standard error. The last line of the prompt says how it answers: `ANSWERS` lists the words.
+``fail-NAME``, with that file's text on standard error. With MIB it first takes so much memory. The last line of the prompt says how it answers: `ANSWERS` lists the words.
 What happened is left in FOLDER as files: ``asked-NAME`` (a line of JSON per request) and ``left-NAME`` (a line per caller
 that hung up before its answer was whole).
 """
@@ -21,7 +21,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-PORT, NAME, FOLDER = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+PORT, NAME, FOLDER = int(sys.argv[1]), sys.argv[2].replace("/", "_"), Path(sys.argv[3])
+MEMORY = b"x" * (int(sys.argv[4]) << 20 if len(sys.argv) > 4 else 0)
+
 FAILURE = FOLDER / f"fail-{NAME}"
 
 PATIENCE = 60.0

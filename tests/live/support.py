@@ -308,23 +308,28 @@ def _listening(pid: int) -> set[int]:
     return {int(row[1].partition(":")[2], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in own}
 
 
-def write_settings(folder: Path, catalogue: Mapping[str, Mapping[str, object]], **settings: object) -> None:
-    """A settings file for a dispatcher in ``folder``, with the engine of the tests as ``scripted``, and a catalogue. Entries
-    that say nothing are models of that engine, with four seats."""
+def write_settings(
+    folder: Path,
+    catalogue: Mapping[str, Mapping[str, object]],
+    engines: Mapping[str, list[str]] | None = None,
+    **settings: object,
+) -> None:
+    """A settings file for a dispatcher in ``folder``, with the engine of the tests as ``scripted``, other ``engines`` by their
+    commands, and a catalogue. Entries that say nothing are models of the first one, with four seats."""
     models = {name: dict(entry) or scripted(name) for name, entry in catalogue.items()}
     (folder / "models.yaml").write_text(json.dumps({"models": models}))
     lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
-    command = [sys.executable, "-I", "-S", ENGINE, "{port}", "{served_as}", str(folder)]
-    text = [
-        f"catalogue = {json.dumps(str(folder / 'models.yaml'))}",
-        *lines,
-        "[engines.scripted]",
-        f"command = {json.dumps(command)}",
-        'kinds = ["cpu"]',
-    ]
+    lines.append(f"catalogue = {json.dumps(str(folder / 'models.yaml'))}")
+    for name, command in {"scripted": command_of(folder), **(engines or {})}.items():
+        lines += [f"[engines.{name}]", f"command = {json.dumps(command)}", 'kinds = ["cpu"]']
     path = folder / "config" / "ssis" / "config.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(text) + "\n")
+    path.write_text("\n".join(lines) + "\n")
+
+
+def command_of(folder: Path, *more: str) -> list[str]:
+    """How the engine of the tests is started."""
+    return [sys.executable, "-I", "-S", ENGINE, "{port}", "{served_as}", str(folder), *more]
 
 
 def scripted(name: str, **more: object) -> dict[str, object]:

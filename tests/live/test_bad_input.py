@@ -23,7 +23,9 @@ def _unmoved(live: Dispatcher) -> Iterator[None]:
     assert "Traceback" not in live.said()
 
 
-@pytest.mark.parametrize("path", ["/", CHAT, "/v1/completions", "/models/demo/generate", "/api/plan", "/api/models/warm"])
+@pytest.mark.parametrize(
+    "path", ["/", CHAT, "/v1/completions", "/models/demo/generate", "/api/plan", "/api/models/warm"]
+)
 @pytest.mark.parametrize(
     "body",
     [
@@ -150,7 +152,12 @@ def test_a_name_that_nobody_knows_is_not_found_and_never_another_model(live: Dis
 
 
 def test_odd_json_that_is_json_is_answered(live: Dispatcher) -> None:
-    text = {"model": "demo", "prompt": 'é\u202e"\\ \U0001f600 </script>', "max_tokens": 2, "x-unknown": {"a": [None] * 50}}
+    text = {
+        "model": "demo",
+        "prompt": 'é\u202e"\\ \U0001f600 </script>',
+        "max_tokens": 2,
+        "x-unknown": {"a": [None] * 50},
+    }
     answer = live.post("/v1/completions", json.dumps(text, ensure_ascii=False).encode())
     assert answer.status == 200
     deep = live.post("/v1/completions", {"model": "demo", "prompt": "x" * 20_000, "max_tokens": 2})

@@ -114,7 +114,11 @@ def test_a_full_waiting_room_turns_away_with_a_time_to_come_again(start: Start) 
 
 
 def test_a_model_that_takes_too_long_to_start_is_given_up(start: Start) -> None:
-    cold = start("--start-wait", "300ms", models={"scripted": {"id": "test/scripted", "engine": "scripted", "weights": 1, "start_seconds": 0.1}})
+    cold = start(
+        "--start-wait",
+        "300ms",
+        models={"scripted": {"id": "test/scripted", "engine": "scripted", "weights": 1, "start_seconds": 0.1}},
+    )
     cold.tell("hold-scripted")
     answer = cold.chat("scripted").answer()
     assert answer.status == 503

@@ -21,7 +21,9 @@ def client(live: Dispatcher) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 async def client_async(live: Dispatcher) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=f"{live.url}/v1", api_key="none-needed", max_retries=0, timeout=30) as client:
+    async with openai.AsyncOpenAI(
+        base_url=f"{live.url}/v1", api_key="none-needed", max_retries=0, timeout=30
+    ) as client:
         yield client
 
 
@@ -67,14 +69,18 @@ async def test_the_asynchronous_client_gets_the_same(client_async: openai.AsyncO
 
 def test_completions_work_whole_and_streamed(client: openai.OpenAI) -> None:
     whole = client.completions.create(model="demo", prompt="Once upon a time", max_tokens=8, temperature=0)
-    chunks = client.completions.create(model="demo", prompt="Once upon a time", max_tokens=8, temperature=0, stream=True)
+    chunks = client.completions.create(
+        model="demo", prompt="Once upon a time", max_tokens=8, temperature=0, stream=True
+    )
     assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.choices[0].text
     assert whole.choices[0].finish_reason == "length"
 
 
 def test_responses_pass_to_the_engine_that_has_them(client: openai.OpenAI) -> None:
     assert client.responses.create(model="demo", input="Hello", max_output_tokens=16).output_text
-    kinds = [event.type for event in client.responses.create(model="demo", input="Hi", max_output_tokens=16, stream=True)]
+    kinds = [
+        event.type for event in client.responses.create(model="demo", input="Hi", max_output_tokens=16, stream=True)
+    ]
     assert kinds[-1] == "response.completed"
 
 
@@ -206,7 +212,9 @@ def test_a_route_that_is_no_ones_is_not_found(client: openai.OpenAI) -> None:
 
 def test_a_stream_that_breaks_off_is_an_error_and_never_an_end(client: openai.OpenAI) -> None:
     for how in ("truncate", "break off"):
-        stream = client.chat.completions.create(model="scripted", messages=[{"role": "user", "content": how}], stream=True)
+        stream = client.chat.completions.create(
+            model="scripted", messages=[{"role": "user", "content": how}], stream=True
+        )
         heard = []
         with pytest.raises(openai.APIError, match="broke off"):
             heard.extend(stream)

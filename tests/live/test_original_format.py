@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 from tests.live.support import Dispatcher
 
-README = {"token": "What is Deep Learning?", "par": {"max_new_tokens": "20"}, "env": {"MODEL_ID": "demo", "HF_TOKEN": ""}}
+README = {
+    "token": "What is Deep Learning?",
+    "par": {"max_new_tokens": "20"},
+    "env": {"MODEL_ID": "demo", "HF_TOKEN": ""},
+}
 
 
 def body(**changes: object) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import uvloop
-
-from ssis_dispatcher.gateway.keys import KeyFile
 from tests.http.support import Script, until
 from tests.scorecard.support import House, answer
+
+from ssis_dispatcher.gateway.keys import KeyFile
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

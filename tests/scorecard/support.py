@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from tests.http.support import Origin, OriginCall, Reply, Script, Wire, until
 
 from ssis_dispatcher.assembly.program import Program
 from ssis_dispatcher.core.messages import Launch, ServerReady
@@ -25,7 +26,6 @@ from ssis_dispatcher.launchers.base import Report
 from ssis_dispatcher.launchers.fake import FakeLauncher, Outcome
 from ssis_dispatcher.models.catalogue import demo_path
 from ssis_dispatcher.settings import EngineCommand, Settings
-from tests.http.support import Origin, OriginCall, Reply, Script, Wire, until
 
 POOLS = (Pool("node", cpu_slice(1024, 0.25), 4), Pool("node", cpu_slice(8192), 4))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-
 from tests.http.support import OriginCall, Wire
 from tests.scorecard.conftest import OpenHouse
 from tests.scorecard.support import EVENTS, chat, chunk, generate, head, seed

@@ -6,7 +6,6 @@ import asyncio
 import socket
 
 import pytest
-
 from tests.http.support import OriginCall, Wire, until
 from tests.scorecard.conftest import OpenHouse
 from tests.scorecard.support import EVENTS, JSON, House, chat, chunk, head, settled

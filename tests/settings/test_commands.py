@@ -53,7 +53,7 @@ def test_an_engine_is_a_table_of_the_file(tmp_path: Path) -> None:
         ("comand = 'x'", 'unknown key "comand" in [engines.x]; did you mean "command"?'),
         ("quux = 'x'", 'unknown key "quux" in [engines.x]; there are like, command, env, port,'),
         ("port = 1", "[engines.x] has no command"),
-        ("like = 'y'", "like of [engines.x]: 'y' is not one of llamacpp, sglang, tgi, vllm"),
+        ("like = 'y'", "like of [engines.x]: 'y' is not one of llamacpp, openai, sglang, tgi, vllm"),
         ("command = []", "command of [engines.x]: the command is empty"),
         ("command = 7", "command of [engines.x]: expected a list of texts, or one text"),
         ("command = 'x {modle}'", "{modle} is no placeholder; there are model, served_as"),

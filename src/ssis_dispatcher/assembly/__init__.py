@@ -1,4 +1,4 @@
-"""Builds the program from `Settings`, and owns its start and its stop. Also what the command line does without one running."""
+"""Builds the program from `Settings`, owns its start and its stop, and does what the command line does without one."""
 
 from __future__ import annotations
 

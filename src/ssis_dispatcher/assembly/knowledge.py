@@ -10,6 +10,7 @@ from ssis_dispatcher.core.slices import SliceKind
 from ssis_dispatcher.engines.base import Engine
 from ssis_dispatcher.engines.command import CommandEngine
 from ssis_dispatcher.engines.registry import ENGINES
+from ssis_dispatcher.errors import DispatchError
 from ssis_dispatcher.files import BadFile
 from ssis_dispatcher.models import catalogue
 from ssis_dispatcher.models.access import Access
@@ -114,16 +115,19 @@ def served(settings: Settings) -> dict[str, Served]:
     """The engines that run here: the embedded one, and those that the operator has configured."""
     engines = {EMBEDDED: Served(ENGINES[EMBEDDED], files=True, kinds=(SliceKind.CPU,), parallel=())}
     for table in settings.engines:
-        engine = CommandEngine(
-            table.name,
-            ENGINES[table.like],
-            command=table.command,
-            env=table.env,
-            port=table.port,
-            health=table.health,
-            dialects=table.dialects,
-            seats=table.seats,
-        )
+        try:
+            engine = CommandEngine(
+                table.name,
+                ENGINES[table.like],
+                command=table.command,
+                env=table.env,
+                port=table.port,
+                health=table.health,
+                dialects=table.dialects,
+                seats=table.seats,
+            )
+        except ValueError as error:
+            raise DispatchError(f"The engine {table.name} of the settings cannot work: {error}.") from None
         kinds = tuple(SliceKind(kind) for kind in table.kinds) or GPU_KINDS
         engines[table.name] = Served(engine, files=table.like == EMBEDDED, kinds=kinds)
     return engines

@@ -61,7 +61,7 @@ class Program:
             record=self.broadcast,
         )
         self.metrics = Metrics(settings.metrics_models)
-        self.pool = Pool(same_fields(settings, UpstreamLimits, "upstream_"))
+        self.pool = Pool(upstream_limits(settings))
         self.access = (
             AccessLog(sys.stderr.write, asyncio.get_running_loop().call_later) if settings.access_log else None
         )
@@ -186,10 +186,17 @@ Part = TypeVar("Part")
 
 
 def same_fields(settings: Settings, part: type[Part], prefix: str = "") -> Part:
-    """``part`` from the settings of the same names (``prefix`` before them where there is such a one)."""
+    """``part`` from the settings of the same names with ``prefix`` before them; its defaults where there is no such setting.
+    Without its prefix a name is another setting, with another meaning."""
     names = [field.name for field in dataclasses.fields(part)]  # type: ignore[arg-type]
-    given = {name: other for name in names for other in (prefix + name, name) if other in Settings.__struct_fields__}
-    return part(**{name: getattr(settings, other) for name, other in given.items()})
+    return part(
+        **{name: getattr(settings, prefix + name) for name in names if prefix + name in Settings.__struct_fields__}
+    )
+
+
+def upstream_limits(settings: Settings) -> UpstreamLimits:
+    """The pool's numbers: ``upstream_*``, and the budget for retries, which only calls to inference servers have."""
+    return dataclasses.replace(same_fields(settings, UpstreamLimits, "upstream_"), retry_budget=settings.retry_budget)
 
 
 def policy(settings: Settings) -> Policy:
@@ -200,12 +207,12 @@ def policy(settings: Settings) -> Policy:
 
 def callers(settings: Settings) -> Callers:
     """Keys, or none: the address that is listened on decides. Raises `DispatchError` when keys are needed and missing."""
-    if settings.insecure or settings.listens_on_loopback:
+    if settings.insecure or (settings.listens_on_loopback and not settings.require_keys):
         return Keyless()
     keyring = Keyring([settings.keys_file])
     if not len(keyring):
         raise DispatchError(
-            f"Others can reach {settings.host}, and there is no API key in {settings.keys_file}. Make one with "
+            f"Keys are needed on {settings.host}, and there is none in {settings.keys_file}. Make one with "
             "'ssis keys create NAME', listen on 127.0.0.1, or let anybody in with --insecure."
         )
     return keyring

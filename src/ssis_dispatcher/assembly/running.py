@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 
 from ssis_dispatcher.assembly.program import Program
-from ssis_dispatcher.errors import DispatchError
+from ssis_dispatcher.errors import DispatchError, Problem
 from ssis_dispatcher.launchers.base import Launcher
 from ssis_dispatcher.settings import Settings
 from ssis_dispatcher.telemetry.logs import log, setup
@@ -75,6 +75,9 @@ async def _serve(settings: Settings, ready: Callable[[str], None] | None, launch
         await program.close()
 
 
+_CUT_OFF = Problem(503, "draining", "The dispatcher has shut down before this answer was complete.", retry_after=1.0)
+
+
 async def _drain(program: Program, settings: Settings) -> None:
     """Not ready at once; for the quiet period still serving, since load balancers learn of it late; then no more."""
     log("draining", quiet_seconds=settings.drain_quiet, grace_seconds=settings.drain_grace)
@@ -82,6 +85,8 @@ async def _drain(program: Program, settings: Settings) -> None:
     await asyncio.sleep(settings.drain_quiet)
     program.broadcast.close()
     finished = await program.dispatcher.drain(settings.drain_grace)
+    if not finished:
+        program.gateway.cut_off(_CUT_OFF)
     await program.server.drain(within=5.0)
     log("drained", all_finished=finished)
 

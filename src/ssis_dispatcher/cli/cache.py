@@ -56,7 +56,8 @@ def cached(loaded: Loaded, output: str) -> None:
     data = [msgspec.to_builtins(one, enc_hook=str) for one in found]
     headings = ["MODEL", "SIZE", "LAST USED", "", "FILE"]
     rows = (
-        (one.model, mib(one.bytes / 2**20), _day(one.used), "in use" if one.busy else "", str(one.path)) for one in found
+        (one.model, mib(one.bytes / 2**20), _day(one.used), "in use" if one.busy else "", str(one.path))
+        for one in found
     )
     emit(data, output, lambda: table(headings, rows))
 

@@ -11,9 +11,13 @@ from collections.abc import Mapping
 
 from ssis_dispatcher.engines.base import Ask, Command, Engine, Options
 from ssis_dispatcher.engines.generation import Generation
+from ssis_dispatcher.errors import Unprocessable
 
 PLACEHOLDERS = tuple(name for name in Options.__struct_fields__ if name != "arguments")
 """What a command or a variable may hold in braces: the fields of `Options`."""
+
+_ARGUMENTS_BY_FLAG = ("openai", "sglang", "vllm")
+"""Engines whose settings are flags, which a command of the operator's would drop; the others read them as variables."""
 
 
 class CommandEngine:
@@ -64,7 +68,14 @@ class CommandEngine:
         return Command((), tuple(env.items()), tuple(word.format_map(values) for word in self._command))
 
     def environment(self, env: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-        return self._like.environment(env)
+        arguments = self._like.environment(env)
+        if arguments and self._command and self._like.name in _ARGUMENTS_BY_FLAG:
+            name = next(iter(env))
+            raise Unprocessable(
+                f"{self.name} is started by the operator's own command, which takes no settings of callers: leave {name} out.",
+                param=f"env.{name}",
+            )
+        return arguments
 
     def refusal(self, method: str, path: str) -> str:
         return self._like.refusal(method, path)

@@ -11,10 +11,10 @@ from ssis_dispatcher.core.messages import CallerLimits, Model
 from ssis_dispatcher.core.slices import SliceKind
 from ssis_dispatcher.dispatcher import Dispatcher
 from ssis_dispatcher.engines.base import Engine
-from ssis_dispatcher.errors import Problem
+from ssis_dispatcher.errors import DispatchError, Problem
 from ssis_dispatcher.gateway.dialects.base import Dialect, Wish
-from ssis_dispatcher.gateway.dialects.tgi import info
 from ssis_dispatcher.gateway.dialects.problems import PROBLEM_JSON, problem_json
+from ssis_dispatcher.gateway.dialects.tgi import info
 from ssis_dispatcher.gateway.door import Door
 from ssis_dispatcher.gateway.inference import Inference
 from ssis_dispatcher.gateway.limits import Key
@@ -33,8 +33,8 @@ _TICK = 1.0
 @dataclass(frozen=True)
 class Parts:
     """What the gateway is built from. ``identify`` finds the model that is wished for; where ``knows`` says no, ``acquaint``
-    must have been awaited before (the hub is asked about the caller's token). ``operations`` serves everything that is not an inference request, and
-    ``need_of`` tells what its routes ask of a key (None: there is no such route)."""
+    must have been awaited before (the hub is asked about the caller's token). ``operations`` serves everything that is not an
+    inference request, and ``need_of`` tells what its routes ask of a key (None: there is no such route)."""
 
     dispatcher: Dispatcher
     door: Door
@@ -140,6 +140,12 @@ class Gateway:
         seats = sum(server.seats for server in servers)
         return info(model.id, model.revision, context, seats or None, __version__)
 
+    def cut_off(self, problem: Problem) -> None:
+        """End every reply that still runs; its caller is told why."""
+        for inference in list(self.requests.values()):
+            if inference.relay is not None:
+                inference.relay.cut(DispatchError.of(problem))
+
     # Held requests: one timer for all of them
 
     def hold(self, inference: Inference) -> None:
@@ -168,6 +174,7 @@ class Gateway:
         inference = exchange.tag
         exchange.tag = None  # or the two would keep each other until the garbage collector comes
         if not isinstance(inference, Inference):
+            self._turned_away(exchange)
             return
         if self.requests.get(exchange.id) is inference:
             del self.requests[exchange.id]
@@ -193,6 +200,20 @@ class Gateway:
                 ttfb,
                 inference.server,
                 inference.outcome,
+            )
+
+    def _turned_away(self, exchange: Exchange) -> None:
+        """An inference request that came no further than the door, or that could not be read."""
+        method, path = getattr(exchange, "method", ""), getattr(exchange, "path", "")
+        dialect = self._exact.get((method, path)) or self._below(method, path)
+        if dialect is None or exchange.status < 400:
+            return
+        duration = self._loop.time() - exchange.started
+        self.metrics.finished(dialect.name, "", exchange.status, "refused", duration, sent=exchange.sent)
+        if self._parts.access is not None:
+            route, status, sent = _template(path), exchange.status, exchange.sent
+            self._parts.access.record(
+                exchange.id, "", method, route, "", status, sent, duration, 0.0, None, "", "refused"
             )
 
 

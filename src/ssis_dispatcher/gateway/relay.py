@@ -267,6 +267,10 @@ class Relay:
 
     # What goes wrong
 
+    def cut(self, error: DispatchError) -> None:
+        """End it before its time, from this side. The caller is told why."""
+        self._give_up(error)
+
     def _give_up(self, error: Exception) -> None:
         """Tell the caller, in the way that is still open."""
         if not isinstance(error, DispatchError):

@@ -78,7 +78,7 @@ class AsgiBridge:
             if not exchange.ended:
                 raise RuntimeError("The application did not finish its reply.")
         except Exception as error:
-            if not isinstance(error, ClientLeft):
+            if not exchange.gone:  # else: however the application puts it, it is the client that left
                 self._on_error(error)
             if exchange.status:
                 exchange.abort()

@@ -28,7 +28,7 @@ PLACEHOLDERS = (
 )
 """What a command or an environment value may contain in braces: what the launcher decides for each server."""
 
-BUILT_IN = ("llamacpp", "sglang", "tgi", "vllm")
+BUILT_IN = ("llamacpp", "openai", "sglang", "tgi", "vllm")
 """Engines that the program knows; a table of such a name changes how that one is started."""
 
 DIALECTS = ("openai", "tgi")

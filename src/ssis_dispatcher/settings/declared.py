@@ -106,6 +106,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     insecure: Annotated[bool, Setting("listen", "Listen beyond loopback without keys: anybody may use the GPUs.")] = (
         False
     )
+    require_keys: Annotated[
+        bool,
+        Setting("listen", "Ask for keys on a loopback address, too: for a proxy on this machine that lets others in."),
+    ] = False
     keys_file: Annotated[
         Path, Setting("listen", "Hashed API keys, written by `ssis keys`; or a directory of such files.")
     ] = msgspec.field(default_factory=_KEYS)

@@ -12,7 +12,7 @@ from ssis_dispatcher.gateway.operations.replies import reply
 from ssis_dispatcher.gateway.operations.table import Route
 
 _INFERENCE = {
-    "POST /": 'generate, as the original program did: {"env": {"MODEL_ID": …}, "par": {"inputs": …}}',
+    "POST /": 'generate, as the original program did: {"env": {"MODEL_ID": …}, "token": …, "par": …}',
     "POST /v1/chat/completions": "and the other routes of OpenAI's API",
     "POST /models/{model}/generate": "and the other routes of TGI's API",
 }
