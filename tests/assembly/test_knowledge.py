@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ def catalogue(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def knowledge(tmp_path: Path, catalogue: Path) -> Iterator[Knowledge]:
+async def knowledge(tmp_path: Path, catalogue: Path) -> AsyncIterator[Knowledge]:
     knowledge = Knowledge(_settings(tmp_path, catalogue), lasting=False)
     yield knowledge
     knowledge.close()
@@ -62,12 +62,19 @@ def test_a_table_of_the_embedded_engines_name_takes_its_place() -> None:
     assert engine.kinds == GPU_KINDS
 
 
+def edit(catalogue: Path, text: str | None) -> None:
+    """Write the file anew; None takes it away."""
+    catalogue.unlink()
+    if text is not None:
+        catalogue.write_text(text)
+
+
 async def test_the_catalogue_is_read_again_when_it_is_edited(knowledge: Knowledge, catalogue: Path) -> None:
     assert knowledge.catalogue_changes() == []
     assert knowledge.directory.identify("mine").id == "mine"
     with pytest.raises(DispatchError):
         knowledge.directory.identify("yours")
-    catalogue.write_text(f"models:\n  yours: {{path: {demo_path()}, context: 128}}\n")
+    edit(catalogue, f"models:\n  yours: {{path: {demo_path()}, context: 128}}\n")
     assert sorted(knowledge.catalogue_changes()) == ["mine", "yours"]
     assert knowledge.directory.identify("yours").id == "yours"
     with pytest.raises(DispatchError):
@@ -78,24 +85,24 @@ async def test_the_catalogue_is_read_again_when_it_is_edited(knowledge: Knowledg
 async def test_a_bad_edit_of_the_catalogue_is_logged_once_and_changes_nothing(
     knowledge: Knowledge, catalogue: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    catalogue.write_text("models:\n  mine: {contxt: 4}\n")
+    edit(catalogue, "models:\n  mine: {contxt: 4}\n")
     assert knowledge.catalogue_changes() == []
     assert knowledge.catalogue_changes() == []
     assert knowledge.directory.identify("mine").id == "mine"
     assert [record.message for record in caplog.records] == ["catalogue refused: the one from before stays in force"]
-    catalogue.write_text(f"models:\n  mine: {{path: {demo_path()}, context: 64}}\n")
+    edit(catalogue, f"models:\n  mine: {{path: {demo_path()}, context: 64}}\n")
     assert knowledge.catalogue_changes() == ["mine"]
 
 
 async def test_a_catalogue_that_goes_away_changes_nothing(knowledge: Knowledge, catalogue: Path) -> None:
-    catalogue.unlink()
+    edit(catalogue, None)
     assert knowledge.catalogue_changes() == []
     assert knowledge.directory.identify("mine").id == "mine"
 
 
 def test_a_bad_catalogue_at_the_start_is_an_error(tmp_path: Path, catalogue: Path) -> None:
     catalogue.write_text("models: [")
-    with pytest.raises(BadFile, match="catalogue.yaml"):
+    with pytest.raises(BadFile, match=r"catalogue\.yaml"):
         Knowledge(_settings(tmp_path, catalogue), lasting=False)
 
 

@@ -51,7 +51,7 @@ def test_a_plan_leaves_nothing_behind(settings: Settings) -> None:
 
 
 def test_a_plan_for_a_model_that_nobody_knows_says_so(settings: Settings) -> None:
-    with pytest.raises(DispatchError, match="There is no model 'dmo' here. Did you mean 'demo'"):
+    with pytest.raises(DispatchError, match=r"There is no model 'dmo' here\. Did you mean 'demo'"):
         plan_offline(settings, "dmo", "a100-40", None, None)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -25,11 +25,15 @@ def _settings(tmp_path: Path, **given: object) -> Settings:
 
 
 @pytest.fixture
-async def knowledge(tmp_path: Path) -> Iterator[Knowledge]:
+async def knowledge(tmp_path: Path) -> AsyncIterator[Knowledge]:
     engines = (EngineCommand("mine", "vllm", kinds=("cpu",)),)
     knowledge = Knowledge(_settings(tmp_path, engines=engines, hub_token="hf_ours"), lasting=False)
     yield knowledge
     knowledge.close()
+
+
+def unheard(name: str, detail: str) -> None:
+    """For phases that nobody asks about."""
 
 
 @pytest.mark.parametrize("name", ["auto", "process"])
@@ -80,15 +84,15 @@ def test_shares_of_memory_are_offered_as_they_are_set(tmp_path: Path) -> None:
 
 
 async def test_an_engine_that_loads_files_is_told_the_path_and_no_token(knowledge: Knowledge) -> None:
-    source = await Resolver(knowledge)(knowledge.directory.identify("demo"), lambda phase, detail="": None)
+    source = await Resolver(knowledge)(knowledge.directory.identify("demo"), unheard)
     assert Path(source.load) == demo_path()
     assert source.env == ()
 
 
 async def test_an_engine_that_fetches_by_itself_is_told_the_name_and_the_token(knowledge: Knowledge) -> None:
-    resolve, nothing = Resolver(knowledge), lambda phase, detail="": None
+    resolve = Resolver(knowledge)
     identify = knowledge.directory.identify
-    ours = await resolve(identify("org/model", engine="mine"), nothing)
+    ours = await resolve(identify("org/model", engine="mine"), unheard)
     assert (ours.load, ours.env) == ("org/model", (("HF_TOKEN", "hf_ours"),))
-    theirs = await resolve(identify("org/model", engine="mine", token="hf_theirs"), nothing)
+    theirs = await resolve(identify("org/model", engine="mine", token="hf_theirs"), unheard)
     assert theirs.env == (("HF_TOKEN", "hf_theirs"),)

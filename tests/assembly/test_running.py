@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,9 +90,6 @@ def test_it_tells_its_url_when_it_listens_and_ends_properly_when_it_is_asked_to(
 def test_those_who_wait_when_it_is_asked_to_end_are_told_so(running: Running) -> None:
     body = {"model": "mine", "messages": [], "stream": True}
     with httpx2.Client(base_url=running.url, trust_env=False, timeout=20.0) as client:
-        # A streaming caller's head comes with the first heartbeat or the refusal; the latter is what is waited for here.
-        import threading
-
         replies: list[httpx2.Response] = []
         thread = threading.Thread(target=lambda: replies.append(client.post("/v1/chat/completions", json=body)))
         thread.start()

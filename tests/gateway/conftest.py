@@ -137,7 +137,7 @@ class House:
     async def until(self, fact: Callable[[], object]) -> None:
         """Wait for a fact."""
         async with asyncio.timeout(10.0):
-            while not fact():
+            while not fact():  # noqa: ASYNC110 - facts of a program that is not to know of tests
                 await asyncio.sleep(0.002)
 
     @property

@@ -105,7 +105,7 @@ STREAM = post(b'{"stream": true}')
 
 
 def events(reply: Reply) -> list[str]:
-    return [event for event in reply.body.decode().split("\n\n") if event]
+    return [event.strip() for event in reply.body.decode().split("\n\n") if event.strip()]
 
 
 class TestPassingThrough:
@@ -254,7 +254,7 @@ class TestPassingThrough:
                 await call.say(b"1\r\n%c\r\n" % byte)
             await call.say(b"0\r\n\r\n")
 
-        async with house(script) as (home, wire):
+        async with house(script) as (_, wire):
             reply = await wire.ask(STREAM)
             assert reply.whole
             assert reply.body == EVENT * 20 + DONE

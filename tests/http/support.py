@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from ssis_dispatcher.errors import Forbidden, UpstreamError
@@ -30,14 +31,14 @@ QUICK = Limits(head_timeout=0.15, body_grace=0.15, idle_timeout=0.15, stall_time
 async def until(fact: Callable[[], object]) -> None:
     """Wait for a fact, not for a while."""
     async with asyncio.timeout(PATIENCE):
-        while not fact():
+        while not fact():  # noqa: ASYNC110 - a fact of sockets and kernels sets no event
             await asyncio.sleep(0.002)
 
 
 def cut(data: bytes, *at: int) -> list[bytes]:
     """``data`` in pieces."""
     edges = [0, *sorted(at), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False) if a != b]
+    return [data[a:b] for a, b in pairwise(edges) if a != b]
 
 
 class Shop:

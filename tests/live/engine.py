@@ -4,7 +4,8 @@ the tests need servers to do. It is run, never imported.
     engine.py PORT NAME FOLDER [MIB]
 
 It answers its health route well once FOLDER holds no file ``hold-NAME``, and ends before that when FOLDER holds
-``fail-NAME``, with that file's text on standard error. With MIB it first takes so much memory. The last line of the prompt says how it answers: `ANSWERS` lists the words.
+``fail-NAME``, with that file's text on standard error. With MIB it first takes so much memory. The last
+line of the prompt says how it answers: `ANSWERS` lists the words.
 What happened is left in FOLDER as files: ``asked-NAME`` (a line of JSON per request) and ``left-NAME`` (a line per caller
 that hung up before its answer was whole).
 """

@@ -36,6 +36,23 @@ def until(look: Callable[[], Found], what: str, within: float = 15.0) -> Found:
     return found
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """An environment for `ssis` that has nothing of the user's, and never asks a hub."""
+    return {
+        **{name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ},
+        **{f"XDG_{kind}_HOME": str(folder / kind.lower()) for kind in ("CONFIG", "CACHE", "STATE")},
+        "HOME": str(folder),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def ssis(env: Mapping[str, str], *arguments: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command of `ssis` to its end."""
+    return subprocess.run(
+        [SSIS, *arguments], env=dict(env), input=input or "", capture_output=True, text=True, timeout=30
+    )
+
+
 class Answer:
     """A reply as it came over the wire: status, headers (lower case), body, and whether it came to its proper end."""
 
@@ -114,13 +131,7 @@ class Dispatcher:
     def __init__(self, folder: Path, *flags: str, env: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self._said = folder / "stderr"
-        self.env = {
-            **{name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ},
-            **{f"XDG_{kind}_HOME": str(folder / kind.lower()) for kind in ("CONFIG", "CACHE", "STATE")},
-            "HOME": str(folder),
-            "HF_HUB_OFFLINE": "1",
-            **(env or {}),
-        }
+        self.env = environment(folder) | dict(env or {})
         with self._said.open("ab") as stderr:
             self._already = stderr.tell()
             self.process = subprocess.Popen(
@@ -147,6 +158,10 @@ class Dispatcher:
     def said(self) -> str:
         """What it has printed on standard error since it began."""
         return self._said.read_bytes()[self._already :].decode()
+
+    def log(self) -> list[str]:
+        """Its lines that are JSON: events and requests."""
+        return [line for line in self.said().splitlines() if line.startswith("{")]
 
     # Requests
 
@@ -194,14 +209,7 @@ class Dispatcher:
 
     def ssis(self, *arguments: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run another command of `ssis`, which is told where this dispatcher is."""
-        return subprocess.run(
-            [SSIS, *arguments],
-            env=self.env | {"SSIS_URL": self.url},
-            input=input or "",
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
+        return ssis({**self.env, "SSIS_URL": self.url}, *arguments, input=input)
 
     # Its engine
 
@@ -314,8 +322,8 @@ def write_settings(
     engines: Mapping[str, list[str]] | None = None,
     **settings: object,
 ) -> None:
-    """A settings file for a dispatcher in ``folder``, with the engine of the tests as ``scripted``, other ``engines`` by their
-    commands, and a catalogue. Entries that say nothing are models of the first one, with four seats."""
+    """A settings file for a dispatcher in ``folder``, with the engine of the tests as ``scripted``, other ``engines`` by
+    their commands, and a catalogue. Entries that say nothing are models of the first one, with four seats."""
     models = {name: dict(entry) or scripted(name) for name, entry in catalogue.items()}
     (folder / "models.yaml").write_text(json.dumps({"models": models}))
     lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]

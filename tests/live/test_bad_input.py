@@ -94,8 +94,13 @@ def test_a_model_that_is_named_twice_is_refused_because_readers_disagree(live: D
 
 def test_a_body_beyond_the_limit_is_refused_before_it_is_read(live: Dispatcher) -> None:
     with socket.create_connection(live.address) as raw:
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n"
-        raw.sendall(head.encode())
+        head = [
+            f"POST {CHAT} HTTP/1.1",
+            "Host: localhost",
+            "Content-Type: application/json",
+            "Content-Length: 99999999",
+        ]
+        raw.sendall("\r\n".join([*head, "", ""]).encode())
         assert raw.recv(100).startswith(b"HTTP/1.1 413 ")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from typing import Any
 
 import pytest
 from tests.live.conftest import Start
@@ -80,12 +81,12 @@ def test_a_real_model_stops_generating(start: Start) -> None:
     assert max(made) < 990
 
 
-def slots(dispatcher: Dispatcher) -> list[dict[str, object]]:
+def slots(dispatcher: Dispatcher) -> list[dict[str, Any]]:
     """What the model's own server says; callers of the dispatcher cannot ask it that."""
     connection = http.client.HTTPConnection(dispatcher.server("demo")["address"], timeout=10)
     try:
         connection.request("GET", "/slots")
-        found: list[dict[str, object]] = json.loads(connection.getresponse().read())
+        found: list[dict[str, Any]] = json.loads(connection.getresponse().read())
     finally:
         connection.close()
     return found

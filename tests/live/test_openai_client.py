@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import httpx2
 import openai
 import pytest
-from openai.types.chat import ChatCompletionUserMessageParam
+from openai.types.chat import ChatCompletionChunk, ChatCompletionUserMessageParam
 from tests.live.support import Dispatcher, until
 
 HELLO: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": "What is a GPU slice?"}]
@@ -158,7 +158,7 @@ def test_a_hub_token_does_no_harm_where_none_is_needed(client: openai.OpenAI, li
 
 
 def test_a_model_that_is_not_here_says_what_is(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="Here are: .*demo") as caught:
+    with pytest.raises(openai.NotFoundError, match=r"Here are: .*demo") as caught:
         client.chat.completions.create(model="gpt-4o", messages=HELLO)
     assert (caught.value.code, caught.value.param, caught.value.type) == (
         "model_not_found",
@@ -215,7 +215,7 @@ def test_a_stream_that_breaks_off_is_an_error_and_never_an_end(client: openai.Op
         stream = client.chat.completions.create(
             model="scripted", messages=[{"role": "user", "content": how}], stream=True
         )
-        heard = []
+        heard: list[ChatCompletionChunk] = []
         with pytest.raises(openai.APIError, match="broke off"):
             heard.extend(stream)
         assert [chunk.choices[0].delta.content for chunk in heard] == ["one "]

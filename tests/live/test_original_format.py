@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.live.support import Dispatcher
 
-README = {
+README: dict[str, Any] = {
     "token": "What is Deep Learning?",
     "par": {"max_new_tokens": "20"},
     "env": {"MODEL_ID": "demo", "HF_TOKEN": ""},

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
 from tests.live.conftest import Start
-from tests.live.support import SSIS, Dispatcher, is_alive, until
+from tests.live.support import Dispatcher, is_alive, ssis, until
 
 
 def test_a_taken_port_is_said_plainly(live: Dispatcher) -> None:
     port = str(live.address[1])
-    found = subprocess.run([SSIS, "serve", "--port", port], env=live.env, capture_output=True, text=True, timeout=30)
+    found = ssis(live.env, "serve", "--port", port)
     assert found.returncode == 1
     assert found.stderr.startswith(f"ssis: 127.0.0.1:{port} is taken by another program; choose another port")
     assert found.stderr.count("\n") == 1
@@ -112,9 +111,7 @@ def test_a_second_dispatcher_runs_beside_the_first(start: Start) -> None:
 def test_a_settings_file_with_mistakes_is_refused_with_all_of_them(tmp_path: Path, live: Dispatcher) -> None:
     file = tmp_path / "config.toml"
     file.write_text('port = "high"\nkeep_alife = "1h"\n[engines.x]\ncomand = ["y"]\n')
-    found = subprocess.run(
-        [SSIS, "serve", "--config", str(file)], env=live.env, capture_output=True, text=True, timeout=30
-    )
+    found = ssis(live.env, "serve", "--config", str(file))
     assert found.returncode == 2
     for words in ("port", "keep_alife", 'did you mean "keep_alive"', "comand"):
         assert words in found.stderr

@@ -105,11 +105,11 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
 
 def url_of(settings: Settings, port: int) -> str:
     """The address as a client on this machine would write it."""
-    host = settings.host
+    host = settings.host or "0.0.0.0"
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(host)
-        if address.is_unspecified:
-            host = "127.0.0.1"
-        elif address.version == 6:
+        if address.is_unspecified:  # all addresses of one family: a listener on :: does not hear 127.0.0.1
+            host = "127.0.0.1" if address.version == 4 else "::1"
+        if address.version == 6:
             host = f"[{host}]"
     return f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"

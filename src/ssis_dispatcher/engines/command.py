@@ -72,7 +72,8 @@ class CommandEngine:
         if arguments and self._command and self._like.name in _ARGUMENTS_BY_FLAG:
             name = next(iter(env))
             raise Unprocessable(
-                f"{self.name} is started by the operator's own command, which takes no settings of callers: leave {name} out.",
+                f"{self.name} is started by the operator's own command, which takes no settings of callers: "
+                f"leave {name} out.",
                 param=f"env.{name}",
             )
         return arguments

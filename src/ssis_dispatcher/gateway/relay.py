@@ -246,13 +246,11 @@ class Relay:
     def _checked_end(self, known: bytes) -> bytes:
         """What the translator has left. ``known`` is what is held, or else the tail. Raises `UpstreamError` when the reply
         is not complete, or not what can be given to this caller."""
-        rest = b""
-        if self._translator is not None:
-            rest = self._translator.end()
-        elif not self._complete(known[-_TAIL:]):
-            raise _broke_off()
+        rest = b"" if self._translator is None else self._translator.end()
         if self._held is not None and self._begun:
             raise _not_a_stream(self.status, known + rest)
+        if self._translator is None and not self._complete(known[-_TAIL:]):
+            raise _broke_off()
         return rest
 
     def _complete(self, tail: bytes) -> bool:
