@@ -74,5 +74,5 @@ clean-venv: ## remove the environment
 	@touch $@
 
 .venv/developing: $(UV) pyproject.toml uv.lock
-	@$(UV) sync --frozen --inexact --group dev --extra gpu --quiet
+	@$(UV) sync --frozen --inexact --group dev --extra gpu --extra k8s --quiet
 	@touch $@ .venv/installed
