@@ -108,7 +108,7 @@ async def test_a_launch_tells_its_phases_with_its_cause(platform: Platform, make
     order = make_order(model_id="broken")
     with pytest.raises(LaunchFailed):
         await platform.launcher.launch(order, reports)
-    assert platform.launcher.logs(order.server)[-1] == "it is broken"
+    assert (await platform.launcher.logs(order.server))[-1] == "it is broken"
     phases = reports.of(ServerProgressed)
     assert phases
     assert {(phase.cause, phase.server) for phase in phases} == {(order.cause, order.server)}
@@ -121,7 +121,7 @@ async def test_a_stopped_server_is_gone_and_is_no_failure(
         order = make_order()
         await platform.launcher.launch(order, reports)
         await platform.launcher.stop(order.server, 5.0)
-        assert platform.launcher.logs(order.server) == []
+        assert await platform.launcher.logs(order.server) == []
     assert reports.of(ServerFailed) == []
 
 
@@ -130,7 +130,7 @@ async def test_unknown_servers_are_already_stopped(platform: Platform) -> None:
 
 
 async def test_nothing_is_known_of_unknown_servers(platform: Platform) -> None:
-    assert platform.launcher.logs("no-such-server") == []
+    assert await platform.launcher.logs("no-such-server") == []
 
 
 async def test_a_launch_that_fails_says_why_and_can_be_tried_again(
@@ -161,7 +161,7 @@ async def test_the_last_lines_of_a_failed_server_are_kept(
         await platform.launcher.launch(order, reports)
         platform.crash(order.server)
         failed = await reports.wait_for(ServerFailed)
-        assert platform.launcher.logs(order.server)[-1] == failed.failure.message
+        assert (await platform.launcher.logs(order.server))[-1] == failed.failure.message
 
 
 async def test_a_crash_is_reported_once(platform: Platform, make_order: Any, watching: Any, reports: Any) -> None:
@@ -197,13 +197,13 @@ async def test_a_cancelled_launch_is_left_to_stop(platform: Platform, make_order
         await reports.wait_for(ServerProgressed)
         task.cancel()
     await platform.launcher.stop(order.server, 5.0)
-    assert platform.launcher.logs(order.server) == []
+    assert await platform.launcher.logs(order.server) == []
 
 
 async def test_closing_stops_every_server(platform: Platform, make_order: Any, reports: Any) -> None:
     orders = [make_order() for _ in range(2)]
     ready = [await platform.launcher.launch(order, reports) for order in orders]
     await platform.launcher.close()
-    assert all(platform.launcher.logs(order.server) == [] for order in orders)
+    assert [await platform.launcher.logs(order.server) for order in orders] == [[] for _ in orders]
     if isinstance(platform.launcher, ProcessLauncher):
         assert all([await is_gone(one.address) for one in ready])

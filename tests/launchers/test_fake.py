@@ -94,5 +94,5 @@ async def test_the_lines_of_the_latest_failures_only_are_kept(make_order: Any, r
     for order in orders:
         with pytest.raises(LaunchFailed):
             await launcher.launch(order, reports)
-    assert launcher.logs(orders[0].server) == []
-    assert launcher.logs(orders[-1].server) == ["it crashed"]
+    assert await launcher.logs(orders[0].server) == []
+    assert await launcher.logs(orders[-1].server) == ["it crashed"]

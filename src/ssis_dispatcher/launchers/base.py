@@ -40,7 +40,7 @@ class Launcher(Protocol):
         """Stop a server, starting or running: let it finish what it has for ``grace`` seconds, then by force. Returns
         when its slice is free; unknown servers are already stopped."""
 
-    def logs(self, server: str) -> list[str]:
+    async def logs(self, server: str) -> list[str]:
         """The last lines the server printed, redacted, oldest first; also after it failed. Empty when unknown."""
 
     async def close(self) -> None:

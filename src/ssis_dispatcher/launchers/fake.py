@@ -110,7 +110,7 @@ class FakeLauncher:
             await asyncio.sleep(min(self._stop_seconds, grace))
             self._servers.pop(server, None)
 
-    def logs(self, server: str) -> list[str]:
+    async def logs(self, server: str) -> list[str]:
         running = self._servers.get(server)
         return list(running.lines if running else self._failed.get(server, ()))
 

@@ -133,7 +133,7 @@ async def test_a_broken_file_says_what_is_wrong_with_it_but_not_where_it_lies(
     assert "invalid magic" in message
     assert str(tmp_path) not in message
     assert one.pid(order.server) is None
-    assert one.logs(order.server)[-1] == message
+    assert (await one.logs(order.server))[-1] == message
 
 
 async def test_a_file_that_is_not_there_is_the_operators_to_put_back(make: Make, make_order: Any, reports: Any) -> None:
@@ -280,7 +280,7 @@ async def test_one_that_never_answers_can_be_stopped(
         task.cancel()
     await one.stop(order.server, 0.1)
     assert death.comes_within(0.0)
-    assert one.logs(order.server) == []
+    assert await one.logs(order.server) == []
 
 
 async def test_what_the_resolver_cannot_do_now_is_worth_another_try(make_order: Any, reports: Any) -> None:

@@ -25,7 +25,7 @@ async def servers(desk: Operations, request: Request) -> Response:
 async def logs(desk: Operations, request: Request) -> Response:
     """A server's last lines, also after it failed. Raises `NotFound`."""
     server = request.path_params["id"]
-    lines = desk.dispatcher.launcher.logs(server)
+    lines = await desk.dispatcher.launcher.logs(server)
     if not lines and server not in desk.dispatcher.fleet.book.servers:
         raise NotFound(f"There is no server {server}, and none of that name has left any lines.")
     return reply({"server": server, "lines": lines})

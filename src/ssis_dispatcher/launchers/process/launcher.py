@@ -132,7 +132,7 @@ class ProcessLauncher:
             address = await self._wait_ready(server, running)
         except Exception as error:
             if isinstance(error, LaunchFailed):
-                self._keep_lines(order.server, [*self.logs(order.server), error.failure.message])
+                self._keep_lines(order.server, [*self._lines(order.server), error.failure.message])
             await self.stop(order.server, 0.0)
             raise
         server.ready = True
@@ -148,7 +148,10 @@ class ProcessLauncher:
             await known.running.child.wait_ended()
         self._forget(known)
 
-    def logs(self, server: str) -> list[str]:
+    async def logs(self, server: str) -> list[str]:
+        return self._lines(server)
+
+    def _lines(self, server: str) -> list[str]:
         known = self._servers.get(server)
         if known is None:
             return list(self._failed.get(server, ()))
