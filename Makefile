@@ -8,10 +8,11 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types contracts docs wheel build bench-core bench-cold bench-edge scorecard soak clean-venv format
+.PHONY: help run test check lint types contracts docs wheel dist setup_knative build deploy forward clean remove_knative \
+	test-cluster bench-core bench-cold bench-edge scorecard soak clean-venv format
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: .venv/installed ## serve on 127.0.0.1:8080 and show one real answer (PORT=, HOST=, ONCE=1 to stop after it)
 	@$(BIN)/ssis serve --host $(HOST) --port $(PORT) --log-level warning --no-access-log --try $(if $(ONCE),--once)
@@ -36,8 +37,36 @@ docs: .venv/developing ## generated pages are up to date, links and examples hol
 wheel: .venv/developing ## the built wheel installs in an empty environment and answers
 	@sh tools/check_wheel.sh
 
-build: .venv/developing ## wheel and sdist into dist/
+dist: .venv/developing ## wheel and sdist into dist/
 	@$(UV) build -q --out-dir dist && ls dist
+
+# On Kubernetes, with whatever cluster kubectl's current context names: docs/kubernetes.md.
+CLUSTER_SETTINGS := KUBECTL KNATIVE_VERSION KNATIVE_MANIFESTS DOMAIN BUILDER BASE IMAGE IMAGE_LOAD PUSH NAMESPACE OVERLAY \
+	KEYS RESET_CONFIG VIA ALL FORCE CLUSTER_EXEC
+export $(CLUSTER_SETTINGS)
+forward: export PORT := $(PORT)
+forward: export ADDRESS := $(HOST)
+
+setup_knative: .venv/installed ## Knative and Kourier into the cluster (KNATIVE_VERSION=, KNATIVE_MANIFESTS=dir)
+	@$(BIN)/python tools/kubernetes $@
+
+build: .venv/installed ## the container image (IMAGE=, BASE=, BUILDER=, IMAGE_LOAD=command, PUSH=1)
+	@$(BIN)/python tools/kubernetes $@
+
+deploy: .venv/installed ## the dispatcher into the cluster (OVERLAY="mig ha", NAMESPACE=, KEYS=off)
+	@$(BIN)/python tools/kubernetes $@
+
+forward: .venv/installed ## the cluster's dispatcher at localhost:8080 (PORT=, VIA=gateway)
+	@$(BIN)/python tools/kubernetes $@
+
+clean: .venv/installed ## the dispatcher out of the cluster (ALL=1: its servers, keys and configuration, too)
+	@$(BIN)/python tools/kubernetes $@
+
+remove_knative: .venv/installed ## what setup_knative installed out of the cluster
+	@$(BIN)/python tools/kubernetes $@
+
+test-cluster: .venv/developing ## the tests that need a cluster: tests/cluster/README.md (CLUSTER_EXEC=)
+	@sh tests/cluster/run.sh $(PYTEST_ARGS)
 
 format: .venv/developing ## format the code
 	@$(BIN)/ruff check -q --fix . ; $(BIN)/ruff format -q .

@@ -135,6 +135,7 @@ class Dispatcher:
         self.fleet = fleet
         self.launcher = launcher
         self.tasks = Tasks(log)
+        self._duties = Tasks(log)  # those of whoever keeps the book
         self._describe = describe
         self._remember = remember
         self._log = log
@@ -239,8 +240,15 @@ class Dispatcher:
                 return
             self._endpoints.pop(event.server, None)
             self._log("server_failed", server=event.server, kind=event.failure.kind, reason=event.failure.message)
-        elif isinstance(event, ServerAdopted) and event.address is not None:
-            self._endpoints[event.server] = _endpoint(event.server, event.model, event.address)
+        elif isinstance(event, ServerAdopted):
+            self._log("adopted", server=event.server, model=event.model.id, slice=event.slice, node=event.node)
+            if event.address is not None:
+                self._endpoints[event.server] = _endpoint(event.server, event.model, event.address)
+        elif isinstance(event, ServerReady):  # of one that was still starting when it was adopted
+            known = self.fleet.book.servers.get(event.server)
+            if known is None or event.server in self._stopping:
+                return
+            self._endpoints[event.server] = _endpoint(event.server, known.model.model, event.address)
         self.post(event)
 
     def _seat(self, command: Seat) -> None:
@@ -259,7 +267,7 @@ class Dispatcher:
         self._alarm = self._loop.call_at(command.when, self.post, TimePassed("timer"))
 
     def _start_describing(self, command: Describe) -> None:
-        self.tasks.start(self._describing(command), f"describe {command.model.key}")
+        self._duties.start(self._describing(command), f"describe {command.model.key}")
 
     async def _describing(self, command: Describe) -> None:
         model = command.model
@@ -294,7 +302,7 @@ class Dispatcher:
             context=command.context,
             request=command.cause,
         )
-        self._launching[command.server] = self.tasks.start(self._launch_server(command), f"launch {command.server}")
+        self._launching[command.server] = self._duties.start(self._launch_server(command), f"launch {command.server}")
 
     async def _launch_server(self, order: Launch) -> None:
         failure: Failure | None = None
@@ -320,7 +328,7 @@ class Dispatcher:
     def _stop(self, command: Stop) -> None:
         self._log("stop", server=command.server, why=command.why)
         self._stopping.add(command.server)
-        self.tasks.start(self._stop_server(command), f"stop {command.server}")
+        self._duties.start(self._stop_server(command), f"stop {command.server}")
 
     async def _stop_server(self, command: Stop) -> None:
         """The slice counts as taken until the platform says otherwise, so this does not give up."""
@@ -345,7 +353,7 @@ class Dispatcher:
 
     def start(self) -> None:
         """Begin to watch the platform."""
-        self.tasks.start(self._watch(), "watch")
+        self._duties.start(self._watch(), "watch")
 
     async def _watch(self) -> None:
         pause = 0.5
@@ -357,6 +365,22 @@ class Dispatcher:
                 self._log("watch_broke", launcher=self.launcher.name, error=repr(error), again_in=pause)
             pause = 0.5 if self._loop.time() - begun > 60 else min(30.0, pause * 2)
             await asyncio.sleep(pause)
+
+    async def abdicate(self, problem: Problem) -> None:
+        """Forget everything and decide nothing more: another dispatcher keeps the book from now on, over the same servers.
+        Who waits is told ``problem``; who is seated finishes. `start` begins anew, with an empty book."""
+        fleet, self.fleet = self.fleet, Fleet(self.fleet.book.policy)
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        await self._duties.close()
+        self._launching.clear()
+        self._stopping.clear()
+        self._endpoints.clear()
+        for number in list(fleet.book.waiting):
+            guest = self._guests.pop(number, None)
+            if guest is not None:
+                guest.refused(problem)
 
     async def drain(self, within: float) -> bool:
         """Take in nothing more, tell those who wait, and let the seated finish; False when some were still seated
@@ -375,6 +399,7 @@ class Dispatcher:
         if self._alarm is not None:
             self._alarm.cancel()
         await self.tasks.close()
+        await self._duties.close()
         await self.launcher.close()
 
 

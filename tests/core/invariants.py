@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from math import inf
 
 from ssis_dispatcher.core.book import Book
 from ssis_dispatcher.core.callers import Caller
 from ssis_dispatcher.core.fleet import Fleet
 from ssis_dispatcher.core.messages import AnyCommand, Launch
+from ssis_dispatcher.core.racks import Rack
 from ssis_dispatcher.core.servers import Server, State
 from ssis_dispatcher.core.shelves import Bin, Shelf
-from ssis_dispatcher.core.sizing import Fit
+from ssis_dispatcher.core.sizing import Ask, Fit
+from ssis_dispatcher.core.slices import PENDING
 from ssis_dispatcher.core.states import ModelState, Need
 
 
@@ -25,6 +28,8 @@ def check_invariants(fleet: Fleet) -> None:
     assert fleet._woken_at == book.timers.earliest(), "the next wake-up is not the earliest timer"
     for shelf in book.stock.shelves.values():
         _check_shelf(shelf, book)
+    for rack in book.stock.racks.values():
+        _check_rack(rack, book)
     for server in book.servers.values():
         _check_server(server, book)
     for state in book.models.values():
@@ -34,11 +39,14 @@ def check_invariants(fleet: Fleet) -> None:
 
 
 def check_launches(fleet: Fleet, commands: Iterable[AnyCommand]) -> None:
-    """No launch that was just ordered counts on slices which are not there."""
+    """No launch that was just ordered counts on slices which are not there, nor on CPU or memory."""
     for command in commands:
         if isinstance(command, Launch):
             bin = fleet.book.servers[command.server].bin
             assert bin.free >= 0, f"{command.server} was launched on {bin.node} where {bin.free} are free"
+            ask, left = command.profile.ask, _left(bin.rack, fleet.book)
+            assert not ask.cpu or left.cpu >= 0, f"{command.server} was launched on {bin.node}: {left} are left"
+            assert not ask.mib or left.mib >= 0, f"{command.server} was launched on {bin.node}: {left} are left"
             assert command.count <= command.pool.total - command.pool.taken
             assert bin.node == command.pool.node
             assert bin.shelf.slice == command.pool.slice
@@ -50,13 +58,14 @@ def _check_shelf(shelf: Shelf, book: Book) -> None:
     for node, bin in shelf.bins.items():
         assert bin.node == node
         assert bin.shelf is shelf
+        assert book.stock.racks[node].bins[shelf.slice] is bin
         here = [server for server in book.servers.values() if server.bin is bin]
         assert bin.servers == {server.id: server for server in here}, f"{node} counts other servers than it has"
         assert bin.ours == sum(server.count for server in here), f"{node} counts other slices than its servers hold"
-        if bin.free > 0:
+        if bin.free > 0 and node != PENDING:
             free.setdefault(bin.free, set()).add(node)
     assert {count: set(bins) for count, bins in shelf._by_free.items()} == free, "the index of free slices is wrong"
-    assert shelf.free() == sum(count * len(nodes) for count, nodes in free.items())
+    assert shelf.free() == sum(max(0, bin.free) for bin in shelf.bins.values())
     indexed = {server.id: cost for cost, _, server in shelf._idle if server.bin.shelf is shelf}
     for server in _servers(shelf):
         if server.indexed:
@@ -71,6 +80,23 @@ def _check_shelf(shelf: Shelf, book: Book) -> None:
     assert set(shelf.barring) == barring, "those that bar others are wrong"
 
 
+def _check_rack(rack: Rack, book: Book) -> None:
+    assert all(
+        bin.node == rack.node and book.stock.shelves[slice].bins[rack.node] is bin for slice, bin in rack.bins.items()
+    )
+    assert rack.left == _left(rack, book), f"{rack.node} has {_left(rack, book)} left, not {rack.left}"
+    assert rack.limited == (rack.host is not None)
+    assert rack.bins or rack.host, f"{rack.node} is kept for nothing"
+
+
+def _left(rack: Rack, book: Book) -> Ask:
+    """What our servers leave of a node, counted anew."""
+    here = [server.profile for server in book.servers.values() if server.bin.node == rack.node]
+    cpu = sum(profile.host_cpu_millis for profile in here)
+    mib = sum(profile.host_mib for profile in here)
+    return Ask(rack.host.cpu_millis - cpu, rack.host.memory_mib - mib) if rack.host else Ask(inf, inf)
+
+
 def _servers(shelf: Shelf) -> list[Server]:
     return [server for bin in shelf.bins.values() for server in bin.servers.values()]
 
@@ -81,6 +107,7 @@ def _check_server(server: Server, book: Book) -> None:
     assert state.servers[server.id] is server
     assert book.models[state.model.key] is state
     assert book.stock.shelves[bin.shelf.slice].bins[bin.node] is bin, f"{server} is nowhere"
+    assert server.ask == server.profile.ask
     assert server.busy == sum(seated is server for seated in book.seated.values()), f"{server} miscounts its seats"
     assert 0 <= server.busy <= server.seats
     assert not server.busy or server.state is State.READY, f"{server} stops while it works"
@@ -127,21 +154,51 @@ def _check_need(need: Need, book: Book) -> None:
     if not book.stock.known:
         return
     assert need.places, f"{state.model.id} can go nowhere and is not told"
+    if book.tied:
+        return
     for fit, shelf in need.places:
         barred = any(other.overtaken >= book.policy.overtakes for o, other in shelf.wants.items() if o < need.order)
         for bin in shelf.bins.values() if not barred else ():
-            assert bin.free < fit.count, f"{state.model.id} waits though {fit.slice.name} is free on {bin.node}"
-            if not need.claims:
-                assert not _room(bin, fit), f"{state.model.id} waits though servers on {bin.node} could go for it"
+            free = bin.free >= fit.count and _served(need, bin.rack, book)
+            assert not free, f"{state.model.id} waits though {fit.slice.name} is free on {bin.node}"
+            if not need.claims and bin.node != PENDING:
+                assert not _room(need, bin, fit, book), (
+                    f"{state.model.id} waits though servers on {bin.node} could go for it"
+                )
 
 
-def _room(bin: Bin, fit: Fit) -> bool:
-    """Whether the servers of this bin that may go would make room. Where a node has shrunk below what is used, several
-    must stop for one slice: those that stop anyhow are counted on when enough of them have."""
-    going = [s.count for s in bin.servers.values() if s.state is State.STOPPING and s.claim is None]
-    idle = [s.count for s in bin.servers.values() if s.evictable]
-    counted = going if idle or bin.free >= 0 else going[:1]
-    return bool(counted or idle) and bin.free + sum(counted + idle) >= fit.count
+def _served(need: Need, rack: Rack, book: Book, going: Iterable[Server] = ()) -> bool:
+    """Whether the node has the CPU and memory, once these are gone, and launches that nobody may pass keep theirs."""
+    back, left = list(going), _left(rack, book)
+    left = Ask(left.cpu + sum(s.ask.cpu for s in back), left.mib + sum(s.ask.mib for s in back))
+    older = [
+        state.need
+        for state in book.models.values()
+        if state.need and state.need.order and state.need.order < need.order
+        if state.need.overtaken >= book.policy.overtakes
+        if any(rack.node in shelf.bins for _, shelf in state.need.places)
+    ]
+    asks = [need.ask, *(other.ask for other in older if rack.could(other.ask))]
+    return not any(need.ask) or (
+        need.ask.within(left) and all(other.within(left.minus(need.ask)) for other in asks[1:])
+    )
+
+
+def _room(need: Need, bin: Bin, fit: Fit, book: Book) -> bool:
+    """Whether the servers of this node that may go would make room: those of this bin for their slices, all of them for CPU
+    and memory. Where a node has shrunk below what is used, several must stop for one slice: those that stop anyhow are
+    counted on when enough of them have."""
+    may_go = [s for s in book.servers.values() if s.bin.node == bin.node and (s.evictable or _stops_for_nobody(s))]
+    here = [s for s in may_go if s.bin is bin]
+    if bin.free >= fit.count:
+        return _served(need, bin.rack, book, may_go)
+    if fit.count > 1 or any(s.evictable for s in here):
+        return bin.free + sum(s.count for s in here) >= fit.count and _served(need, bin.rack, book, may_go)
+    return any(bin.free + s.count > 0 and _served(need, bin.rack, book, [s]) for s in here)
+
+
+def _stops_for_nobody(server: Server) -> bool:
+    return server.state is State.STOPPING and server.claim is None
 
 
 def _check_wake_up(state: ModelState, book: Book) -> None:

@@ -17,6 +17,7 @@ from ssis_dispatcher.core.messages import (
     AnyEvent,
     Describe,
     DrainBegan,
+    HandsTied,
     InventoryChanged,
     Launch,
     ModelDescribed,
@@ -43,8 +44,8 @@ class Referee:
     """Hands events to ``fleet`` and keeps the score.
 
     ``waiting`` are requests without an answer and ``seated`` those at a server, by number; ``servers`` what is known to
-    run, by id: its model's key and where it is in its life; ``describing`` the models about which it was asked; ``history``
-    every event and its commands, as they are written down.
+    run, by id: its model's key and where it is in its life; ``describing`` the models about which it was asked; ``told`` how
+    many events there were of each kind; ``history`` every event and its commands, as they are written down.
     """
 
     def __init__(self, fleet: Fleet) -> None:
@@ -52,6 +53,9 @@ class Referee:
         self.history: list[tuple[bytes, bytes]] = []
         self.wake_at: float | None = None
         self.draining = False
+        self.told: Counter[str] = Counter()
+        self.tied = False
+        self.known = False
         self.waiting: dict[int, tuple[str, str]] = {}
         self.seated: dict[int, str] = {}
         self.answered: set[int] = set()
@@ -64,6 +68,7 @@ class Referee:
     def handle(self, event: AnyEvent, now: float) -> list[AnyCommand]:
         """Let the fleet handle ``event``; AssertionError where it breaks a promise."""
         before = self._queue()
+        self.told[type(event).__name__] += 1
         self._heard(event)
         commands = list(self.fleet.handle(event, now))
         self.history.append((encode(Recorded(now, event)), msgspec.json.encode(commands)))
@@ -101,6 +106,10 @@ class Referee:
                 self.servers[server] = model.key, "starting" if address is None else "ready"
             case DrainBegan():
                 self.draining = True
+            case HandsTied(tied=tied):
+                self.tied = tied
+            case InventoryChanged():
+                self.known = True
 
     def _left(self, request: int) -> None:
         """A request waits no more. A caller of whom none waits any more begins anew."""
@@ -126,7 +135,8 @@ class Referee:
                 self.describing[model.key] = command
             case Launch():
                 self._launch(command)
-            case Stop(server=server):
+            case Stop(server=server, why=why):
+                assert not self.tied or why == "asked by an operator", f"{server} was stopped with tied hands: {why}"
                 key, state = self.servers[server]
                 assert state in ("starting", "ready"), f"{server} was stopped twice"
                 assert not self.seats.get(server), f"{server} was stopped while it works"
@@ -158,6 +168,8 @@ class Referee:
 
     def _launch(self, launch: Launch) -> None:
         assert not self.draining
+        assert not self.tied
+        assert self.known
         assert launch.server not in self.servers, f"{launch.server} was launched while it was there"
         key = launch.model.key
         others = [state for other, state in self.servers.values() if other == key]

@@ -25,6 +25,7 @@ from ssis_dispatcher.core.messages import (
     DrainBegan,
     Failure,
     FailureKind,
+    HandsTied,
     InventoryChanged,
     Launch,
     Model,
@@ -51,7 +52,7 @@ from ssis_dispatcher.core.messages import (
 )
 from ssis_dispatcher.core.policy import Policy
 from ssis_dispatcher.core.sizing import ModelFacts, Profile
-from ssis_dispatcher.core.slices import Pool, Slice, SliceKind
+from ssis_dispatcher.core.slices import Host, Pool, Slice, SliceKind
 from ssis_dispatcher.core.states import ModelState
 from ssis_dispatcher.errors import Problem
 
@@ -67,14 +68,31 @@ _SHORT = {slice.name: short for short, slice in SLICES.items()}
 
 
 def pools(text: str) -> tuple[Pool, ...]:
-    """``"a 1g:2 gpu:1-1; b gpu:8"``: two nodes; of ``a``'s one GPU, others hold one."""
+    """``"a 1g:2 gpu:1-1; b gpu:8"``: two nodes; of ``a``'s one GPU, others hold one. For ``cpu`` and ``mem`` see `hosts`."""
     found = []
     for node in filter(None, map(str.strip, text.split(";"))):
         name, *slices = node.split()
         for slice in slices:
             short, _, numbers = slice.partition(":")
+            if short in ("cpu", "mem"):
+                continue
             total, _, taken = numbers.partition("-")
             found.append(Pool(name, SLICES[short], int(total), int(taken or 0)))
+    return tuple(found)
+
+
+def hosts(text: str) -> tuple[Host, ...]:
+    """``"a 1g:2 cpu:8 mem:64-16; b gpu:8"``: node ``a`` has 8 CPUs and 64 GiB of memory, of which others hold 16."""
+    found = []
+    for node in filter(None, map(str.strip, text.split(";"))):
+        name, *words = node.split()
+        numbers = dict(word.split(":") for word in words)
+        if "cpu" in numbers or "mem" in numbers:
+            cpu, _, cpu_taken = numbers.get("cpu", "1000").partition("-")
+            mem, _, mem_taken = numbers.get("mem", "100000").partition("-")
+            all_cpu, all_mem = int(cpu) * 1000, int(mem) * 1024
+            cpu_free, mem_free = all_cpu - int(cpu_taken or 0) * 1000, all_mem - int(mem_taken or 0) * 1024
+            found.append(Host(name, cpu_free, mem_free, all_cpu, all_mem))
     return tuple(found)
 
 
@@ -91,8 +109,11 @@ def profile(
     pinned: bool = False,
     max_servers: int | None = None,
     kinds: tuple[SliceKind, ...] = (SliceKind.MIG, SliceKind.MPS, SliceKind.GPU),
+    cpus: float = 0,
+    memory: int = 0,
 ) -> Profile:
-    """A model with ``gib`` of weights (None: unknown) that takes ``seats`` requests at once and ``start`` seconds to load."""
+    """A model with ``gib`` of weights (None: unknown) that takes ``seats`` requests at once and ``start`` seconds to load,
+    and asks ``cpus`` and ``memory`` GiB of its node."""
     weights = None if gib is None else int(gib * GIB)
     return Profile(
         ModelFacts("catalogue", weights, 1024, 4096),
@@ -104,6 +125,8 @@ def profile(
         max_servers=max_servers,
         kinds=kinds,
         overhead_share=0.0,
+        host_cpu_millis=int(cpus * 1000),
+        host_mib=memory * 1024,
     )
 
 
@@ -198,9 +221,10 @@ class Story:
         gib: float = 8,
         seats: int = 1,
         starting: bool = False,
+        id: str = "",
         **known: object,
     ) -> Self:
-        server = f"found{len(self._servers)}"
+        server = id or f"found{len(self._servers)}"
         self._servers[server] = model_name
         address = None if starting else "127.0.0.1:1"
         what = profile(gib, seats=seats, **known)  # type: ignore[arg-type]
@@ -212,7 +236,11 @@ class Story:
 
     def inventory(self, text: str | tuple[Pool, ...]) -> Self:
         found = pools(text) if isinstance(text, str) else text
-        return self._tell(f"inventory: {text}", InventoryChanged("launcher", found))
+        limits = hosts(text) if isinstance(text, str) else ()
+        return self._tell(f"inventory: {text}", InventoryChanged("launcher", found, limits))
+
+    def hands_tied(self, tied: bool = True) -> Self:
+        return self._tell("hands are tied" if tied else "hands are free", HandsTied("launcher", tied))
 
     def stop_asked(self, server: str) -> Self:
         return self._tell(f"an operator stops {server}", StopAsked("operator", self.id(server)))

@@ -1,22 +1,34 @@
 """Random histories: whatever happens, in whatever order, the fleet keeps its promises and forgets nobody.
 
-Hypothesis plays callers, hub, launcher, operators and the clock; `Referee` watches. A plain run is quick;
-``HYPOTHESIS_PROFILE=ci`` makes more than 10⁵ steps.
+Hypothesis plays callers, hub, launcher, operators and the clock; `Referee` watches. It takes 10⁵ steps, about a minute;
+``MACHINE_STEPS=5000`` is enough while something is being changed.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import ClassVar, TypeVar, get_args
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from tests.core.referee import Referee
 from tests.core.support import SLICES
-from tests.core.world import CALLERS, KNOWN, MODELS, NODES, NONSENSE, POLICY, check_plan, inventory
+from tests.core.world import (
+    CALLERS,
+    KNOWN,
+    MODELS,
+    NODES,
+    NONSENSE,
+    POLICY,
+    check_plan,
+    cluster_hosts,
+    inventory,
+)
 
 from ssis_dispatcher.core import views
 from ssis_dispatcher.core.fleet import Fleet
@@ -27,6 +39,7 @@ from ssis_dispatcher.core.messages import (
     DrainBegan,
     Failure,
     FailureKind,
+    HandsTied,
     InventoryChanged,
     Model,
     ModelDescribed,
@@ -45,6 +58,8 @@ from ssis_dispatcher.core.messages import (
     TimePassed,
     decode,
 )
+from ssis_dispatcher.core.servers import server_name
+from ssis_dispatcher.core.sizing import NOTHING
 from ssis_dispatcher.errors import Problem
 
 T = TypeVar("T")
@@ -65,7 +80,8 @@ def pick(things: Sequence[T], number: int) -> T | None:
 class World(RuleBasedStateMachine):
     """Everything around one fleet."""
 
-    steps = 0
+    taken: ClassVar[Counter[str]] = Counter()
+    """Steps, and events by kind, over all histories."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +89,7 @@ class World(RuleBasedStateMachine):
         self.referee = Referee(self.fleet)
         self.now = 0.0
         self.requests = 0
-        self.seen: views.Statistics | None = None
+        World.taken["steps"] -= 1  # the beginning is counted, and is none
 
     def tell(self, event: AnyEvent) -> list[AnyCommand]:
         return self.referee.handle(event, self.now)
@@ -81,10 +97,14 @@ class World(RuleBasedStateMachine):
     def servers(self, *states: str) -> list[str]:
         return [id for id, (_, state) in self.referee.servers.items() if state in states]
 
-    @initialize(number=index)
-    def begin(self, number: int) -> None:
-        if number:
-            self.tell(InventoryChanged("launcher", inventory(number % 6)))
+    @initialize(number=index, limits=index)
+    def begin(self, number: int, limits: int) -> None:
+        if number > 1:
+            self.tell(InventoryChanged("launcher", inventory(number % 6), cluster_hosts(limits)))
+
+    @invariant()
+    def count(self) -> None:
+        World.taken["steps"] += 1
 
     # Callers
 
@@ -183,17 +203,22 @@ class World(RuleBasedStateMachine):
 
     @rule(number=index, slice=st.sampled_from(["1g", "gpu"]), starting=st.booleans())
     def server_is_found(self, number: int, slice: str, starting: bool) -> None:
-        bin = self.fleet.book.stock.named(NODES[number % 3], SLICES[slice].name)
-        if bin is None or bin.free < 1 or any(id.startswith("found") for id in self.referee.servers):
-            return  # a platform has room for what it runs
+        """On a node that has room, that has none as far as anybody knows, or of which nobody knows."""
+        if any(id.startswith("found") for id in self.referee.servers):
+            return
         model, address = MODELS[number % 6], None if starting else "127.0.0.1:1"
-        id = f"found{len(self.referee.history)}"
-        name = bin.shelf.slice.name
-        self.tell(ServerAdopted("launcher", id, model, KNOWN[model], name, bin.node, 1, 1, address))
+        own = server_name(model, 0)
+        id = own if number % 2 and own not in self.referee.servers else f"found{len(self.referee.history)}"
+        node = (*NODES, "elsewhere")[number % 4]
+        self.tell(ServerAdopted("launcher", id, model, KNOWN[model], SLICES[slice].name, node, 1, 1, address))
 
-    @rule(number=index, taken=st.sampled_from([0, 0, 1]), other_size=st.booleans())
-    def inventory_changes(self, number: int, taken: int, other_size: bool) -> None:
-        self.tell(InventoryChanged("launcher", inventory(number, taken, other_size)))
+    @rule(number=index, taken=st.sampled_from([0, 0, 1]), other_size=st.booleans(), limits=index)
+    def inventory_changes(self, number: int, taken: int, other_size: bool, limits: int) -> None:
+        self.tell(InventoryChanged("launcher", inventory(number, taken, other_size), cluster_hosts(limits)))
+
+    @rule(tied=st.sampled_from([True, False, False]))
+    def control_plane_goes_or_comes(self, tied: bool) -> None:
+        self.tell(HandsTied("launcher", tied))
 
     @rule(number=index)
     def nonsense_is_reported(self, number: int) -> None:
@@ -239,11 +264,12 @@ class World(RuleBasedStateMachine):
         self.let_everything_finish()
         self.let_everything_go()
         self.replay()
-        World.steps += len(self.referee.history)
+        World.taken.update(self.referee.told)
 
     def let_everything_finish(self) -> None:
         """Hub, launcher and clock do their work: whoever waits gets an answer."""
-        self.tell(InventoryChanged("launcher", inventory(1)))
+        self.tell(HandsTied("launcher", False))
+        self.tell(InventoryChanged("launcher", inventory(1), cluster_hosts(len(self.referee.history))))
         for _ in range(400):
             if not (self.referee.waiting or self.referee.seated):
                 return
@@ -262,6 +288,9 @@ class World(RuleBasedStateMachine):
         assert not book.servers
         assert not book.models
         assert not len(book.timers)
+        assert not book.deferred
+        assert not book.found
+        assert all(rack._asked == NOTHING for rack in book.stock.racks.values())
         assert not any(caller.held or caller.wanted or caller.ties for caller in book.callers.values())
 
     def everybody_works(self) -> None:
@@ -280,13 +309,21 @@ class World(RuleBasedStateMachine):
         assert again.statistics(self.now) == self.fleet.statistics(self.now)
 
 
-_THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "ci"
-
-World.TestCase.settings = settings(
-    max_examples=1_200 if _THOROUGH else 80,
+STEPS = int(os.environ.get("MACHINE_STEPS", "100000"))
+MACHINE = settings(
+    max_examples=STEPS // 50,
     stateful_step_count=60,
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )
-TestWorld = World.TestCase
+"""Histories of at most 60 steps, a few of them much shorter."""
+
+
+@pytest.mark.timeout(600)
+def test_whatever_happens_the_fleet_keeps_its_promises() -> None:
+    World.taken.clear()
+    run_state_machine_as_test(World, settings=MACHINE)
+    assert World.taken["steps"] >= STEPS
+    never = {event.__name__ for event in get_args(AnyEvent)} - World.taken.keys()
+    assert not never, f"these never happened: {never}"

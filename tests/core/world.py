@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from tests.core.support import SLICES, model, profile
+from tests.core.support import SLICES, hosts, model, profile
 
 from ssis_dispatcher.core.messages import (
     AnyCommand,
@@ -32,7 +32,7 @@ from ssis_dispatcher.core.messages import (
 from ssis_dispatcher.core.placement import Plan
 from ssis_dispatcher.core.policy import Policy
 from ssis_dispatcher.core.sizing import Profile
-from ssis_dispatcher.core.slices import Pool, SliceKind
+from ssis_dispatcher.core.slices import PENDING, Host, Pool, SliceKind
 from ssis_dispatcher.errors import Problem
 
 POLICY = Policy(
@@ -47,12 +47,12 @@ POLICY = Policy(
     keep_alive=200.0,
 )
 KNOWN: dict[Model, Profile] = {
-    model("tiny"): profile(4, seats=2),
-    model("small"): profile(8, seats=1, start=90.0),
-    model("medium"): profile(15, seats=2, keep_alive=20.0),
-    model("unknown"): profile(None, seats=3),
-    model("joined"): profile(120, seats=2),
-    model("whole"): profile(60, seats=1, kinds=(SliceKind.GPU,)),
+    model("tiny"): profile(4, seats=2, memory=4),
+    model("small"): profile(8, seats=1, start=90.0, cpus=2, memory=12),
+    model("medium"): profile(15, seats=2, keep_alive=20.0, cpus=1, memory=8),
+    model("unknown"): profile(None, seats=3, cpus=1),
+    model("joined"): profile(120, seats=2, cpus=4, memory=16),
+    model("whole"): profile(60, seats=1, kinds=(SliceKind.GPU,), memory=20),
     model("large"): profile(30, seats=1, max_servers=1),
     model("huge"): profile(250, seats=1),
     model("kept"): profile(4, seats=1, pinned=True),
@@ -77,6 +77,20 @@ _INVENTORIES: list[dict[str, tuple[int, int, int]]] = [
 ]
 
 
+_PENDING: dict[int, dict[str, int]] = {2: {"1g": 1, "gpu": 2}, 3: {"3g": 1, "gpu": 1}, 5: {"gpu": 4}}
+_HOSTS: list[str] = [
+    "",
+    "a cpu:4 mem:24; b cpu:8 mem:32",
+    "a cpu:3 mem:16-4; b cpu:6 mem:16; c mem:8",
+    "a cpu:4-3 mem:24-12; b mem:64",
+]
+
+
+def cluster_hosts(number: int) -> tuple[Host, ...]:
+    """What the nodes of one of a few clusters have of CPU and memory."""
+    return hosts(_HOSTS[number % len(_HOSTS)])
+
+
 def inventory(number: int, taken: int = 0, other_size: bool = False) -> tuple[Pool, ...]:
     """One of a few clusters. ``taken``: others hold so many of each slice of node a; ``other_size``: what is called 1g is
     smaller than it was said to be."""
@@ -88,7 +102,8 @@ def inventory(number: int, taken: int = 0, other_size: bool = False) -> tuple[Po
         for node, total in zip(NODES, totals, strict=True):
             if total:
                 pools.append(Pool(node, slice, total, taken if node == "a" else 0))
-    return tuple(pools)
+    pending = _PENDING.get(number % len(_INVENTORIES), {})
+    return (*pools, *(Pool(PENDING, SLICES[short], total) for short, total in pending.items()))
 
 
 NONSENSE: list[AnyEvent] = [

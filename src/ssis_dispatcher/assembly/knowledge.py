@@ -21,6 +21,7 @@ from ssis_dispatcher.models.hub import Hub
 from ssis_dispatcher.models.profiles import GPU_KINDS, Defaults
 from ssis_dispatcher.models.sources import Sources
 from ssis_dispatcher.settings import Settings
+from ssis_dispatcher.store.base import LearnedStore
 from ssis_dispatcher.store.lessons import Lessons
 from ssis_dispatcher.store.memory import MemoryStore
 from ssis_dispatcher.store.sqlite import SqliteStore
@@ -32,7 +33,8 @@ EMBEDDED = "llamacpp"
 
 class Knowledge:
     """Everything that can be asked about models. ``running`` tells the keys of the models that have servers now; ``engines``
-    and ``default_engine`` take the place of this machine's; ``lasting`` facts are kept for the next start."""
+    and ``default_engine`` take the place of this machine's; ``lasting`` facts are kept for the next start, in ``store`` where
+    one is given. Models of ``engines`` on other machines are files there, not here."""
 
     def __init__(
         self,
@@ -42,6 +44,7 @@ class Knowledge:
         engines: Mapping[str, Served] | None = None,
         default_engine: str | None = None,
         lasting: bool = True,
+        store: LearnedStore | None = None,
     ) -> None:
         self.served = engines if engines is not None else served(settings)
         self.engines: Mapping[str, Engine] = {name: each.engine for name, each in self.served.items()}
@@ -55,15 +58,18 @@ class Knowledge:
             offline=settings.hub_offline,
             timeout=settings.hub_timeout,
         )
-        self.sources = Sources(hub, cache(settings), settings.hub_token)
-        self._store = SqliteStore(settings.state_dir / "learned.sqlite") if lasting else MemoryStore()
+        local = not any(each.remote for each in self.served.values())
+        self.sources = Sources(hub, cache(settings), settings.hub_token, local=local)
+        self._store = store or _store(settings, lasting)
+        self.lessons = Lessons(self._store)
+        known = catalogue.load(settings.catalogue, self.served)
         self.directory = Directory(
-            catalogue.load(settings.catalogue, self.served),
+            known if local or settings.catalogue is not None else catalogue.Catalogue({}),
             self.served,
             default_engine or settings.default_engine or EMBEDDED,
             self.sources,
             Access(hub),
-            Lessons(self._store),
+            self.lessons,
             Defaults(
                 context=settings.default_context,
                 ceiling_factor=settings.slice_ceiling_factor,
@@ -86,9 +92,21 @@ class Knowledge:
         log("catalogue reloaded", changed=changed)
         return changed
 
+    def take_choices(self, chosen: catalogue.Catalogue | None, default_engine: str) -> list[str]:
+        """Take in a catalogue that is no file (None: the file's) and the engine for models that name none; the names of
+        models that are others now."""
+        self.directory.change_default_engine(default_engine)
+        if chosen is None:
+            chosen = catalogue.load(self._catalogue, self.served) if self._catalogue else catalogue.Catalogue({})
+        return self.directory.change_catalogue(chosen)
+
     def close(self) -> None:
         self.directory.close()
         self._store.close()
+
+
+def _store(settings: Settings, lasting: bool) -> LearnedStore:
+    return SqliteStore(settings.state_dir / "learned.sqlite") if lasting else MemoryStore()
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -113,7 +131,15 @@ def shared_cache() -> Path:
 
 def served(settings: Settings) -> dict[str, Served]:
     """The engines that run here: the embedded one, and those that the operator has configured."""
-    engines = {EMBEDDED: Served(ENGINES[EMBEDDED], files=True, kinds=(SliceKind.CPU,), parallel=())}
+    return {
+        EMBEDDED: Served(ENGINES[EMBEDDED], files=True, kinds=(SliceKind.CPU,), parallel=()),
+        **configured(settings),
+    }
+
+
+def configured(settings: Settings) -> dict[str, Served]:
+    """The engines that the operator has configured. Raises `DispatchError` for one that cannot work."""
+    engines = {}
     for table in settings.engines:
         try:
             engine = CommandEngine(

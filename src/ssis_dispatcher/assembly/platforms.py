@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterable
 
@@ -23,6 +24,13 @@ def platform(settings: Settings, knowledge: Knowledge) -> Launcher:
     if settings.platform == "fake":
         return FakeLauncher(pools(settings) or tuple(local_pools(settings)))
     return ProcessLauncher(options(settings), knowledge.engines, Resolver(knowledge))
+
+
+def on_cluster(settings: Settings) -> bool:
+    """Whether servers run on a Kubernetes cluster."""
+    if settings.platform == "auto":
+        return "KUBERNETES_SERVICE_HOST" in os.environ
+    return settings.platform == "knative"
 
 
 def pools(settings: Settings) -> tuple[Pool, ...] | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
+from ssis_dispatcher.assembly.cluster import Cluster
 from ssis_dispatcher.assembly.knowledge import Knowledge
-from ssis_dispatcher.assembly.platforms import platform
+from ssis_dispatcher.assembly.platforms import on_cluster, platform
 from ssis_dispatcher.core import views
 from ssis_dispatcher.core.fleet import Fleet
 from ssis_dispatcher.core.messages import Model, ModelForgotten, Remember
@@ -24,6 +25,7 @@ from ssis_dispatcher.gateway.dialects.openai import OpenAI
 from ssis_dispatcher.gateway.dialects.ssis import SSIS
 from ssis_dispatcher.gateway.dialects.tgi import TGI
 from ssis_dispatcher.gateway.door import Door
+from ssis_dispatcher.gateway.following import Following
 from ssis_dispatcher.gateway.keys import Callers, Keyless, Keyring
 from ssis_dispatcher.gateway.operations import Operations, need_of, operations
 from ssis_dispatcher.http.client import Pool
@@ -49,12 +51,13 @@ class Program:
         self.leaving = False
         self.door = Door(callers(settings), open=settings.insecure, origins=settings.cors_origins)
         self._looker: asyncio.TimerHandle | None = None
-        self.knowledge = Knowledge(settings, self._running)
+        self.cluster = cluster = Cluster(settings) if launcher is None and on_cluster(settings) else None
+        self.knowledge = _knowledge(settings, self._running, cluster)
         self.broadcast = Broadcast()
         self.dispatcher = Dispatcher(
             Fleet(policy(settings)),
-            launcher or platform(settings, self.knowledge),
-            describe=self.knowledge.directory.describe,
+            launcher or (cluster.launcher(self.knowledge) if cluster else platform(settings, self.knowledge)),
+            describe=cluster.describe if cluster else self.knowledge.directory.describe,
             remember=self._remember,
             log=log,
             stop_grace=settings.stop_grace,
@@ -66,6 +69,16 @@ class Program:
             AccessLog(sys.stderr.write, asyncio.get_running_loop().call_later) if settings.access_log else None
         )
         self.lag = LoopLag(asyncio.get_running_loop(), self.metrics.loop_lag)
+        self.following: Following | None = None
+        if cluster is not None:
+            self.following = Following(
+                self.pool,
+                lambda: cluster.leads,
+                cluster.leader,
+                most=settings.waiting_total,
+                patience=settings.slice_wait,
+            )
+            cluster.follow(self.following, self.dispatcher)
         self.gateway = self._gateway()
         self.server = Server(
             self.gateway, same_fields(settings, Limits), trusted=settings.trusted_proxies, render=self.gateway.render
@@ -87,6 +100,7 @@ class Program:
                 need_of=need_of,
                 metrics=self.metrics,
                 access=self.access,
+                following=self.following,
                 heartbeat=settings.heartbeat,
                 patience=settings.request_timeout,
                 cors_origins=frozenset(settings.cors_origins),
@@ -112,7 +126,9 @@ class Program:
         )
 
     def _unready(self) -> Problem | None:
-        return Problem(503, "draining", "The dispatcher is shutting down.", 1.0) if self.leaving else None
+        if self.leaving:
+            return Problem(503, "draining", "The dispatcher is shutting down.", 1.0)
+        return None if self.cluster is None else self.cluster.unready()
 
     def _running(self) -> Collection[str]:
         """The keys of the models that have servers: their files stay in the cache."""
@@ -135,7 +151,13 @@ class Program:
     def identify(self, wish: Wish) -> Model:
         """The model that a wish means."""
         return self.knowledge.directory.identify(
-            wish.id, revision=wish.revision, engine=wish.engine, context=wish.context, env=wish.env, token=wish.token
+            wish.id,
+            revision=wish.revision,
+            engine=wish.engine,
+            context=wish.context,
+            env=wish.env,
+            token=wish.token,
+            embeds=wish.embeds,
         )
 
     async def plan(self, wish: Wish, concurrency: int | None) -> Plan:
@@ -144,17 +166,22 @@ class Program:
         profile = await self.knowledge.directory.describe(model)
         return views.plan(self.dispatcher.fleet.book, model, profile, self.dispatcher.now(), concurrency or 1)
 
-    def start(self) -> None:
-        """Begin to watch the platform and the operator's files, and to count."""
+    def start(self, port: int = 0) -> None:
+        """Begin to watch the platform and the operator's files, and to count. ``port`` is where requests come in."""
         self._count()
         self.lag.start()
-        self.dispatcher.start()
+        if self.cluster is None:
+            self.dispatcher.start()
+        else:
+            self.cluster.begin(port)
         self._look()
 
     def _look(self) -> None:
         """Once a second: have the keys or the catalogue been edited?"""
         loop = asyncio.get_running_loop()
         self.door.refresh(loop.time())
+        if self.cluster is not None:
+            self.cluster.look()
         for model in self.knowledge.catalogue_changes():
             for key in [key for key, state in self.dispatcher.fleet.book.models.items() if state.model.id == model]:
                 self.dispatcher.post(ModelForgotten("operator: catalogue", key))
@@ -177,9 +204,18 @@ class Program:
         await self.gateway.close()
         await self.dispatcher.close()
         await self.pool.close()
+        if self.cluster is not None:
+            await self.cluster.close()
         if self.access is not None:
             self.access.flush()
         self.knowledge.close()
+
+
+def _knowledge(settings: Settings, running: Callable[[], Collection[str]], cluster: Cluster | None) -> Knowledge:
+    if cluster is None:
+        return Knowledge(settings, running)
+    engine = cluster.choices.engine
+    return Knowledge(settings, running, engines=cluster.engines, default_engine=engine, store=cluster.store)
 
 
 Part = TypeVar("Part")

@@ -63,7 +63,7 @@ async def _serve(settings: Settings, ready: Callable[[str], None] | None, launch
     program = Program(settings, launcher)
     try:
         port = await program.server.listen(settings.host, settings.port, _tls(settings))
-        program.start()
+        program.start(port)
         _calm_the_collector()
         if ready is not None:
             ready(url_of(settings, port))
@@ -84,6 +84,12 @@ async def _drain(program: Program, settings: Settings) -> None:
     program.leaving = True
     await asyncio.sleep(settings.drain_quiet)
     program.broadcast.close()
+    if program.cluster is not None:
+        await program.cluster.leave()
+        asyncio.get_running_loop().call_later(settings.drain_grace, program.gateway.cut_off, _CUT_OFF)
+        finished = await program.server.drain(within=settings.drain_grace + 5.0)
+        log("drained", all_finished=finished)
+        return
     finished = await program.dispatcher.drain(settings.drain_grace)
     if not finished:
         program.gateway.cut_off(_CUT_OFF)

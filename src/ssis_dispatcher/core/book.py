@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ssis_dispatcher.core.callers import Caller
-from ssis_dispatcher.core.messages import AnyCommand, Refuse
+from ssis_dispatcher.core.messages import AnyCommand, Refuse, ServerAdopted
 from ssis_dispatcher.core.policy import Policy
 from ssis_dispatcher.core.servers import Server
 from ssis_dispatcher.core.shelves import Stock
 from ssis_dispatcher.core.states import ModelState
-from ssis_dispatcher.core.timers import Timers
+from ssis_dispatcher.core.timers import Due, Timers
 from ssis_dispatcher.errors import Problem
 
 
@@ -16,7 +16,8 @@ class Book:
     """Everything the fleet knows. The containers are never replaced, so that the rooms may keep them.
 
     ``waiting`` finds the line of a waiting request, ``seated`` the server of a seated one; ``out`` collects the commands
-    of the event at hand.
+    of the event at hand. ``tied``: nothing may be started or stopped now, and ``deferred`` is looked at when it may be again.
+    ``found`` are servers that run already and wait for the inventory to be known.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -31,6 +32,9 @@ class Book:
         self.timers = Timers()
         self.out: list[AnyCommand] = []
         self.draining = False
+        self.tied = False
+        self.deferred: list[Due] = []
+        self.found: dict[str, ServerAdopted] = {}
         self.launches = self.evictions = self.failures = self.refusals = self.seatings = 0
         self._order = 0
         self._sweep_callers_at = 1_000

@@ -18,8 +18,10 @@ A request that arrives meets these rules, in this order:
 
 Rules 1, 3 and 4 touch only the model's own `ModelState`. A launch that cannot be placed becomes a `Need` and hangs on
 every `Shelf` (slice kind) that it could use, oldest first. Whatever may change its fate looks at those shelves: a slice
-that becomes free (`_offer`), a server that becomes idle or outlives its dwell time (`_evict_for_waiting`), a changed
-inventory. So nothing that waits is ever without something that will look at it again; a timer ends the wait in any case.
+that becomes free (`offer`), a server that becomes idle or outlives its dwell time (`may_go`), a changed inventory, hands that
+are free again. Servers of one node share its CPU and memory (`Rack`), so where those are limited, what happens on one shelf
+of a node concerns its others too. Nothing that waits is ever without something that will look at it again; a timer ends the
+wait in any case.
 
 A warm request (rule 3, and its end) is two dictionary look-ups and a counter; it arms no timer, and going idle costs one
 flag once its server is in the shelf's index of possible victims. The bench ``bench/core.py`` holds this to its figures.
@@ -39,6 +41,7 @@ from ssis_dispatcher.core.messages import (
     AnyCommand,
     AnyEvent,
     DrainBegan,
+    HandsTied,
     InventoryChanged,
     ModelDescribed,
     ModelForgotten,
@@ -88,6 +91,7 @@ class Fleet:
             ServerAdopted: lifecycle.adopted,
             StopAsked: lifecycle.stop_asked,
             InventoryChanged: self._inventory_changed,
+            HandsTied: self._hands_tied,
             TimePassed: self._time_passed,
             DrainBegan: self._drain_began,
         }
@@ -118,10 +122,23 @@ class Fleet:
         return out
 
     def _inventory_changed(self, event: InventoryChanged, now: float) -> None:
-        stock = self.book.stock
+        book, stock = self.book, self.book.stock
         first, kinds = not stock.known, stock.kinds
-        freed = stock.update(event.pools)
+        freed = stock.update(event.pools, event.hosts)
+        for server in list(book.found.values()):
+            self.lifecycle.adopted(server, now)
+        book.found.clear()
         self.allotment.inventory_changed(freed, first or kinds != stock.kinds, now)
+
+    def _hands_tied(self, event: HandsTied, now: float) -> None:
+        book = self.book
+        book.tied = event.tied
+        if not book.tied:
+            due = book.deferred.copy()
+            book.deferred.clear()
+            for each in due:
+                each(now)
+            self.allotment.place_all(now)
 
     def _time_passed(self, event: TimePassed, now: float) -> None:
         self._woken_at = None

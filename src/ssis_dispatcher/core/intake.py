@@ -8,6 +8,7 @@ from ssis_dispatcher.core.book import Book
 from ssis_dispatcher.core.callers import Caller
 from ssis_dispatcher.core.lines import Ticket
 from ssis_dispatcher.core.messages import AnyCommand, RequestArrived, RequestGone, Seat
+from ssis_dispatcher.core.reasons import why
 from ssis_dispatcher.core.servers import Server, State
 from ssis_dispatcher.core.states import ModelState
 from ssis_dispatcher.errors import Problem
@@ -207,4 +208,4 @@ class Intake:
         self._nobody_left(state, now)
 
     def _waited_too_long(self, state: ModelState, seconds: float) -> Problem:
-        return Problem(503, "no_capacity", f"Waited {seconds:.0f} s. {state.why()}", retry_after=10.0)
+        return Problem(503, "no_capacity", f"Waited {seconds:.0f} s. {why(self._book, state)}", retry_after=10.0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ssis_dispatcher.core.book import Book
 from ssis_dispatcher.core.messages import (
     Failure,
@@ -24,6 +26,7 @@ from ssis_dispatcher.core.messages import (
 )
 from ssis_dispatcher.core.servers import Server, State, server_name
 from ssis_dispatcher.core.states import ModelState
+from ssis_dispatcher.errors import Problem
 
 if TYPE_CHECKING:
     from ssis_dispatcher.core.fleet import Fleet
@@ -101,13 +104,18 @@ class Lifecycle:
         return max(policy.start_wait, policy.start_factor * server.profile.start_seconds)
 
     def placed(self, event: ServerPlaced, now: float) -> None:
+        """The launch was ordered on a node, and the platform may have taken another, even one on which nothing was free: then
+        that is overdrawn until the inventory is told anew, or somebody goes."""
+        stock = self._book.stock
         server = self._book.servers.get(event.server)
-        if server is None or server.bin.node == event.node:
-            return
-        before = server.bin
-        self._book.stock.move(server, self._book.stock.bin(event.node, before.shelf.slice))
-        self._fleet.allotment.offer(before.shelf, now, before)
-        self._fleet.allotment.may_go(server, now)
+        if server is None:
+            self._correct(event.server, node=event.node)
+        elif server.bin.node != event.node:
+            before = server.bin
+            slice = before.shelf.slice
+            stock.move(server, stock.found(event.node, slice.name) or stock.bin(event.node, slice))
+            self._fleet.allotment.offer_at(before, now)
+            self._fleet.allotment.may_go(server, now)
 
     def progressed(self, event: ServerProgressed, now: float) -> None:
         """Bytes that come in are life: while a model downloads, the start budget counts from the last word of it."""
@@ -119,7 +127,10 @@ class Lifecycle:
 
     def ready(self, event: ServerReady, now: float) -> None:
         server = self._book.servers.get(event.server)
-        if server is None or not server.enter(ServerReady):
+        if server is None:
+            self._correct(event.server, address=event.address, seats=event.seats)
+            return
+        if not server.enter(ServerReady):
             return
         server.address = event.address
         server.seats = event.seats or server.seats
@@ -145,10 +156,14 @@ class Lifecycle:
             self._fleet.allotment.watch_line(state, now)
 
     def adopted(self, event: ServerAdopted, now: float) -> None:
-        """A server of ours runs already. One on a pool that does not exist is left alone."""
+        """A server of ours runs already. It is kept also where the node takes no more of them, or has no such slice any more;
+        one on slices of which nobody knows what they are is left alone."""
         book = self._book
-        bin = book.stock.named(event.node, event.slice)
-        if event.server in book.servers or bin is None:
+        if not book.stock.known:
+            book.found[event.server] = event
+            return
+        bin = book.stock.found(event.node, event.slice) if event.server not in book.servers else None
+        if bin is None:
             return
         state = book.models.setdefault(event.model.key, ModelState(event.model))
         state.profile = state.profile or event.profile
@@ -164,11 +179,24 @@ class Lifecycle:
             server.address = event.address
             self._serve(server, now, event.cause)
 
+    def _correct(self, server: str, *, node: str = "", address: str | None = None, seats: int | None = None) -> None:
+        """More is known of a server that was found, and that waits for the inventory."""
+        found = self._book.found.get(server)
+        if found is not None:
+            self._book.found[server] = msgspec.structs.replace(
+                found,
+                node=node or found.node,
+                address=address or found.address,
+                seats=seats or found.seats,
+            )
+
     # Failing
 
     def _start_due(self, server: Server, now: float) -> None:
         if server.state is not State.STARTING:
             return
+        if self._book.tied and server.start_deadline <= now:
+            self._start_unseen(server, now)
         if server.start_deadline > now:
             self._book.timers.at(server.start_deadline, lambda later: self._start_due(server, later))
             return
@@ -178,7 +206,18 @@ class Lifecycle:
         self.stop(server, "start timed out", "timer", now)
         self._after(server.model, now)
 
+    def _start_unseen(self, server: Server, now: float) -> None:
+        """It may be ready for all we know. Those who wait are told; it gets its time again."""
+        server.start_deadline = now + self._budget(server)
+        if not server.model.ready:
+            message = (
+                f"{server.model.model.id} is starting, but the platform cannot be reached to learn whether it is ready."
+            )
+            problem = Problem(503, "platform_unreachable", message, retry_after=10.0)
+            self._fleet.intake.refuse_line(server.model, problem, now)
+
     def failed(self, event: ServerFailed, now: float) -> None:
+        self._book.found.pop(event.server, None)
         server = self._book.servers.get(event.server)
         if server is None:
             return
@@ -255,6 +294,7 @@ class Lifecycle:
         self._after(server.model, now)
 
     def stopped(self, event: ServerStopped, now: float) -> None:
+        self._book.found.pop(event.server, None)
         server = self._book.servers.get(event.server)
         if server is not None:
             server.enter(ServerStopped)
@@ -306,7 +346,7 @@ class Lifecycle:
             shelf = server.bin.shelf
             if not server.indexed:
                 shelf.index(server)
-            if shelf.wants:
+            if shelf.wants or server.bin.rack.wanted():
                 self._fleet.allotment.may_go(server, now)
                 quiet = False
         return quiet
@@ -330,6 +370,9 @@ class Lifecycle:
             self._book.timers.at(max(now, due), lambda later: self._keep_alive_due(server, later))
 
     def _keep_alive_due(self, server: Server, now: float) -> None:
+        if self._book.tied:
+            self._book.deferred.append(lambda later: self._keep_alive_due(server, later))
+            return
         server.keep_armed = False
         if server.state is not State.READY or server.busy or server.model.pinned:
             return

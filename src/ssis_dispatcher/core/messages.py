@@ -14,7 +14,7 @@ from enum import StrEnum
 import msgspec
 
 from ssis_dispatcher.core.sizing import Profile
-from ssis_dispatcher.core.slices import Pool, SliceKind
+from ssis_dispatcher.core.slices import Host, Pool, SliceKind
 from ssis_dispatcher.errors import Problem
 
 
@@ -155,7 +155,11 @@ class ServerStopped(Event, frozen=True):
 
 
 class ServerAdopted(Event, frozen=True):
-    """A server of ours was found running: after a restart of the dispatcher, on a platform that outlives it."""
+    """A server of ours was found running: after a restart of the dispatcher, on a platform that outlives it.
+
+    Those that are reported before the first `InventoryChanged` are taken in with it, before anything is launched, so that
+    nothing is started that runs already.
+    """
 
     server: str
     model: Model
@@ -168,9 +172,21 @@ class ServerAdopted(Event, frozen=True):
 
 
 class InventoryChanged(Event, frozen=True):
-    """What slices exist, and how many of them others hold: the whole picture each time."""
+    """What slices exist, and how many of them others hold: the whole picture each time.
+
+    ``hosts`` tells what CPU and memory the nodes have for our servers; a node that is not among them has as much as anybody
+    asks. Servers that were found running are reported before the first of these, see `ServerAdopted`.
+    """
 
     pools: tuple[Pool, ...]
+    hosts: tuple[Host, ...] = ()
+
+
+class HandsTied(Event, frozen=True):
+    """The platform's control plane cannot be reached (``tied``), or can be again. While it cannot, ready servers go on being
+    used, and nothing is started, evicted or stopped for being idle; afterwards, all that is due happens."""
+
+    tied: bool
 
 
 class TimePassed(Event, frozen=True):
@@ -276,6 +292,7 @@ AnyEvent = (
     | ServerStopped
     | ServerAdopted
     | InventoryChanged
+    | HandsTied
     | TimePassed
     | StopAsked
     | ModelPinned

@@ -59,7 +59,7 @@ def candidates(profile: Profile, pools: Iterable[Pool]) -> tuple[Fit, ...]:
         fits.append(one)
         if not one.seats and _joinable(profile, slice):
             fits += [fit(profile, slice, count) for count in profile.parallel if 1 < count <= total]
-    return tuple(sorted(fits, key=_order))
+    return tuple(sorted(fits, key=by_preference))
 
 
 def _joinable(profile: Profile, slice: Slice) -> bool:
@@ -69,6 +69,6 @@ def _joinable(profile: Profile, slice: Slice) -> bool:
     return profile.ceiling_mib is None or slice.memory_mib <= profile.ceiling_mib
 
 
-def _order(fit: Fit) -> tuple[bool, int, tuple[int, float, bool, str]]:
-    """Fitting ones first; then total memory, compute, own before shared (`preference`)."""
+def by_preference(fit: Fit) -> tuple[bool, int, tuple[int, float, bool, str]]:
+    """The order in which fits are tried: fitting ones; then total memory, compute, own before shared (`preference`)."""
     return not fit.seats, fit.memory_mib, preference(fit.slice)

@@ -53,12 +53,14 @@ def server_name(model: Model, replica: int) -> str:
 class Server:
     """One running (or starting, or stopping) inference server: a model on a slice.
 
-    ``owner`` is the caller whose account it burdens, ``claim`` the launch that waits for it to be gone, ``indexed`` whether
-    its shelf keeps it among the possible victims. ``extra``: the model had another when this one was launched, and still has.
+    ``ask`` is what it takes of its node beside the slice, ``owner`` the caller whose account it burdens, ``claim`` the
+    launch that waits for it to be gone, ``indexed`` whether its shelf keeps it among the possible victims. ``extra``: the
+    model had another when this one was launched, and still has.
     """
 
     __slots__ = (
         "address",
+        "ask",
         "bin",
         "born",
         "busy",
@@ -103,6 +105,7 @@ class Server:
         self.order = order
         self.model = model
         self.profile = profile
+        self.ask = profile.ask
         self.bin = bin
         self.count = count
         self.owner = owner

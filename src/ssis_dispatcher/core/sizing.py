@@ -8,6 +8,7 @@ how they follow from a model's configuration that of `formulas`. Called by place
 from __future__ import annotations
 
 from math import ceil
+from typing import NamedTuple
 
 import msgspec
 
@@ -37,6 +38,26 @@ class ModelFacts(msgspec.Struct, frozen=True):
     note: str = ""
 
 
+class Ask(NamedTuple):
+    """What a server asks of its node beside the slice, or what a node has: thousandths of a core, and MiB of memory."""
+
+    cpu: float
+    mib: float
+
+    def plus(self, other: Ask) -> Ask:
+        return Ask(self.cpu + other.cpu, self.mib + other.mib)
+
+    def minus(self, other: Ask) -> Ask:
+        return Ask(self.cpu - other.cpu, self.mib - other.mib)
+
+    def within(self, left: Ask) -> bool:
+        """Whether ``left`` is enough for this. Who asks nothing has it everywhere, overdrawn nodes too."""
+        return (not self.cpu or self.cpu <= left.cpu) and (not self.mib or self.mib <= left.mib)
+
+
+NOTHING = Ask(0, 0)
+
+
 class Profile(msgspec.Struct, frozen=True):
     """All that the fleet must know to place and run one model.
 
@@ -44,7 +65,8 @@ class Profile(msgspec.Struct, frozen=True):
     the engine runs on; ``parallel`` the numbers of whole GPUs the engine can join (tensor parallelism). ``floor_mib``
     is the largest slice known to be too small plus one (learned from out-of-memory, or the catalogue's floor);
     ``ceiling_mib`` the largest slice this model may take, None for no limit. Each GPU pays an overhead of
-    ``overhead_mib`` + ``overhead_share`` × its memory. Times are in seconds.
+    ``overhead_mib`` + ``overhead_share`` × its memory. ``host_cpu_millis`` (thousandths of a core) and ``host_mib`` are
+    what one server asks of its node beside the slice, 0 for nothing. Times are in seconds.
     """
 
     facts: ModelFacts
@@ -60,6 +82,13 @@ class Profile(msgspec.Struct, frozen=True):
     keep_alive: float | None = None
     pinned: bool = False
     max_servers: int | None = None
+    host_cpu_millis: int = 0
+    host_mib: int = 0
+
+    @property
+    def ask(self) -> Ask:
+        """What one server asks of its node."""
+        return Ask(self.host_cpu_millis, self.host_mib)
 
 
 class Fit(msgspec.Struct, frozen=True):
@@ -67,7 +96,8 @@ class Fit(msgspec.Struct, frozen=True):
 
     ``seats`` = ⌊(slice − weights − overhead) / (KV per token × context)⌋, at most the engine's limit; 0 where it does
     not fit, and then ``why`` says so. Where it fits, ``why`` is empty or says what is not known (``unknown size: …``).
-    ``memory_mib`` and ``overhead_mib`` are those of all ``count`` slices together.
+    ``memory_mib`` and ``overhead_mib`` are those of all ``count`` slices together. ``host_short``: the slice would do, but
+    no node that has it has the CPU and memory.
     """
 
     slice: Slice
@@ -78,6 +108,7 @@ class Fit(msgspec.Struct, frozen=True):
     overhead_mib: int
     seat_mib: float | None
     why: str = ""
+    host_short: bool = False
 
 
 def fit(profile: Profile, slice: Slice, count: int = 1) -> Fit:

@@ -55,6 +55,25 @@ class Pool(msgspec.Struct, frozen=True):
     taken: int = 0
 
 
+class Host(msgspec.Struct, frozen=True):
+    """What one node has free for our servers beside its slices: CPU in thousandths of a core, memory in MiB. What other
+    people's pods ask of it is subtracted, what our own do is not: the fleet keeps that book.
+
+    The totals are what the node has when it is empty, 0 where that is not known: then what is free now counts as all there
+    is. A model that asks more than the totals of every node is refused, one that asks more than is free waits.
+    """
+
+    node: str
+    cpu_millis: int
+    memory_mib: int
+    total_cpu_millis: int = 0
+    total_memory_mib: int = 0
+
+
+PENDING = "pending"
+"""The node of slices that no node has yet, but that come when a server waits for them (Cluster Autoscaler, Karpenter, nos).
+As many as its pools have may be waited for at once; `ServerPlaced` tells on which node such a server came to be."""
+
 _PROFILE = r"(?P<g>\d{1,2})g\.(?P<gb>\d{1,4})gb"
 _MIG = re.compile(rf"nvidia\.com/mig-{_PROFILE}(?:\.me\.all|\.me|\.gfx|-me)?(?P<shared>\.shared)?")
 _MPS = re.compile(r"nvidia\.com/gpu-(?P<gb>\d{1,4})gb")

@@ -8,7 +8,7 @@ from ssis_dispatcher.core.callers import Caller
 from ssis_dispatcher.core.lines import Line
 from ssis_dispatcher.core.messages import Model
 from ssis_dispatcher.core.servers import Server, State
-from ssis_dispatcher.core.sizing import Fit, Profile
+from ssis_dispatcher.core.sizing import NOTHING, Ask, Fit, Profile
 from ssis_dispatcher.errors import Problem
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ class Need:
         self.overtaken = 0
         self.places: Places = ()
         self.claims: dict[str, Server] = {}
+
+    @property
+    def ask(self) -> Ask:
+        """What a server of this model asks of its node, as far as that is known."""
+        profile = self.model.profile
+        return NOTHING if profile is None else profile.ask
 
 
 class ModelState:
@@ -114,20 +120,3 @@ class ModelState:
             if room > most:
                 best, most = server, room
         return best
-
-    def why(self) -> str:
-        """What its line waits for, in words."""
-        if self.ready:
-            seats = sum(server.seats for server in self.ready)
-            return f"All {seats} seats of {len(self.ready)} server(s) are taken."
-        starting = self.starting()
-        if starting is not None:
-            return f"Server {starting.id} is starting: {starting.phase} {starting.detail}".rstrip() + "."
-        if self.profile is None:
-            return "Finding out what this model needs."
-        if self.need is None or not self.need.places:
-            return "Waiting to learn which slices exist."
-        if self.need.claims:
-            return f"Waiting for {', '.join(sorted(self.need.claims))} to stop and free its slice."
-        names = ", ".join(dict.fromkeys(fit.slice.name for fit, _ in self.need.places))
-        return f"Every slice that fits is in use: {names}."

@@ -10,14 +10,17 @@ from math import inf
 import msgspec
 
 from ssis_dispatcher.core.book import Book
-from ssis_dispatcher.core.choice import Choice, choose, places
+from ssis_dispatcher.core.choice import Choice, choose, fitting, lacking, places, waits_for
 from ssis_dispatcher.core.intake import obstacle
 from ssis_dispatcher.core.lines import Ticket
 from ssis_dispatcher.core.messages import Model
-from ssis_dispatcher.core.placement import Candidate, Plan, candidates
+from ssis_dispatcher.core.placement import Candidate, Plan
+from ssis_dispatcher.core.racks import Rack
+from ssis_dispatcher.core.reasons import TIED, why
 from ssis_dispatcher.core.servers import Server, State
 from ssis_dispatcher.core.shelves import Bin
 from ssis_dispatcher.core.sizing import Fit, Profile
+from ssis_dispatcher.core.slices import PENDING
 from ssis_dispatcher.core.states import ModelState
 
 _SHOWN = 100
@@ -63,6 +66,17 @@ class SliceView(msgspec.Struct, frozen=True):
     free: int
 
 
+class HostView(msgspec.Struct, frozen=True):
+    """What one node has for our servers beside its slices: CPU in thousandths of a core, memory in MiB, and what of it they
+    leave. Nodes of which nothing is told are not listed."""
+
+    node: str
+    cpu_millis: int
+    memory_mib: int
+    cpu_millis_left: int
+    memory_mib_left: int
+
+
 class WaitingView(msgspec.Struct, frozen=True):
     """One waiting request. ``cause`` is the request id that its caller sees."""
 
@@ -99,7 +113,7 @@ class RequestView(msgspec.Struct, frozen=True):
 
 
 class Statistics(msgspec.Struct, frozen=True):
-    """The whole situation, with counters since the start."""
+    """The whole situation, with counters since the start. ``tied``: the platform cannot be reached, see `HandsTied`."""
 
     servers: tuple[ServerView, ...]
     slices: tuple[SliceView, ...]
@@ -112,6 +126,8 @@ class Statistics(msgspec.Struct, frozen=True):
     refusals: int
     seatings: int
     draining: bool
+    tied: bool = False
+    hosts: tuple[HostView, ...] = ()
 
 
 def statistics(book: Book, now: float) -> Statistics:
@@ -127,7 +143,16 @@ def statistics(book: Book, now: float) -> Statistics:
         refusals=book.refusals,
         seatings=book.seatings,
         draining=book.draining,
+        tied=book.tied,
+        hosts=tuple(view for rack in book.stock.racks.values() if (view := _host(rack)) is not None),
     )
+
+
+def _host(rack: Rack) -> HostView | None:
+    host = rack.host
+    if host is None:
+        return None
+    return HostView(rack.node, host.cpu_millis, host.memory_mib, int(rack.left.cpu), int(rack.left.mib))
 
 
 def _server(server: Server, now: float) -> ServerView:
@@ -175,10 +200,10 @@ def _slice(bin: Bin) -> SliceView:
 
 def lines(book: Book, now: float) -> tuple[LineView, ...]:
     """Every line in which somebody waits."""
-    return tuple(_line(state, now) for state in book.models.values() if state.line)
+    return tuple(_line(book, state, now) for state in book.models.values() if state.line)
 
 
-def _line(state: ModelState, now: float) -> LineView:
+def _line(book: Book, state: ModelState, now: float) -> LineView:
     oldest = state.line.oldest()
     assert oldest is not None
     return LineView(
@@ -187,7 +212,7 @@ def _line(state: ModelState, now: float) -> LineView:
         phase=state.phase(),
         waiting=len(state.line),
         oldest_seconds=now - oldest.arrived,
-        why=state.why(),
+        why=why(book, state),
         expected_seconds=expected(state, 1, now),
         requests=tuple(
             _waiting(ticket, position, now) for position, ticket in enumerate(state.line.in_turn(_SHOWN), start=1)
@@ -217,7 +242,7 @@ def request(book: Book, number: int) -> RequestView | None:
         phase=state.phase(),
         position=state.line.position(number),
         expected_seconds=None,
-        why=state.why(),
+        why=why(book, state),
         server=starting.id if starting else None,
         detail=f"{starting.phase} {starting.detail}".rstrip() if starting else "",
     )
@@ -257,16 +282,16 @@ def plan(book: Book, model: Model, profile: Profile, now: float, concurrency: in
     state = book.models.get(model.key)
     if state is not None and state.floor_mib > profile.floor_mib:
         profile = msgspec.structs.replace(profile, floor_mib=state.floor_mib)
-    fits = tuple(_with_room_for(fit, concurrency) for fit in candidates(profile, book.stock.largest()))
-    decision, why, wait, choice = _decide(book, state, profile, fits, now)
-    shown = tuple(_candidate(book, fit, choice and choice.fit) for fit in fits)
+    fits = tuple(_with_room_for(fit, concurrency) for fit in fitting(profile, book.stock))
+    decision, reason, wait, choice = _decide(book, state, profile, fits, now)
+    shown = tuple(_candidate(book, profile, fit, choice and choice.fit) for fit in fits)
     if choice is None:
-        return Plan(model, profile, decision, why, expected_seconds=wait, candidates=shown)
+        return Plan(model, profile, decision, reason, expected_seconds=wait, candidates=shown)
     return Plan(
         model,
         profile,
         decision,
-        why,
+        reason,
         slice=choice.fit.slice.name,
         node=choice.bin.node,
         count=choice.fit.count,
@@ -295,35 +320,41 @@ def _decide(book: Book, state: ModelState | None, profile: Profile, fits: tuple[
     if problem is not None:
         return "refuse", problem.message, None, None
     if state is not None and state.has_hope():
-        return "join", state.why(), expected(state, len(state.line) + 1, now), None
+        return "join", why(book, state), expected(state, len(state.line) + 1, now), None
     if not book.stock.known:
         return "wait", "Waiting to learn which slices exist.", None, None
     where = places(fits, book.stock.shelves, lambda fit: True)
     if not where:
         return "refuse", "It fits on no slice here." if fits else "No slices are advertised here.", None, None
-    choice = choose(where, inf)
+    if book.tied:
+        return "wait", TIED, None, None
+    choice = choose(where, profile.ask, inf)
     if choice is None:
-        return "wait", "Every slice that fits is in use.", None, None
+        return "wait", waits_for(where, profile.ask), None, None
+    missing = lacking(where, profile.ask) or "No slice that fits is free."
+    if choice.bin.node == PENDING:
+        return "launch", f"{missing} A node with one may come for it.", None, choice
     if not choice.victims:
         return "launch", "The smallest slice that fits and is free.", profile.start_seconds, choice
     idle = [server.id for server in choice.victims if server.state is State.READY]
     if idle:
-        why = f"No slice that fits is free; idle {', '.join(idle)} would be stopped."
-        return "evict", why, profile.start_seconds, choice
-    why = f"No slice that fits is free; {', '.join(server.id for server in choice.victims)} stops already."
-    return "wait", why, profile.start_seconds, choice
+        return "evict", f"{missing} Idle {', '.join(idle)} would be stopped.", profile.start_seconds, choice
+    going = ", ".join(server.id for server in choice.victims)
+    return "wait", f"{missing} {going} stops already.", profile.start_seconds, choice
 
 
-def _candidate(book: Book, fit: Fit, chosen: Fit | None) -> Candidate:
+def _candidate(book: Book, profile: Profile, fit: Fit, chosen: Fit | None) -> Candidate:
     shelf = book.stock.shelves[fit.slice]
     free = shelf.free()
     total = sum(bin.total for bin in shelf.bins.values())
     if fit is chosen:
-        why = ""
+        reason = ""
     elif not fit.seats:
-        why = fit.why
-    elif shelf.find(fit.count) is None:
-        why = "none is free" if fit.count == 1 else f"no node has {fit.count} free"
+        reason = fit.why
+    elif shelf.find(fit.count, profile.ask, inf) or shelf.find_pending(fit.count, profile.ask, inf):
+        reason = "a smaller slice will do"
+    elif short := next((bin for bin in shelf.free_bins(fit.count) if bin.rack.lack(profile.ask)), None):
+        reason = f"{short.node} has {short.rack.lack(profile.ask)}"
     else:
-        why = "a smaller slice will do"
-    return Candidate(fit, free, total, why)
+        reason = "none is free" if fit.count == 1 else f"no node has {fit.count} free"
+    return Candidate(fit, free, total, reason)

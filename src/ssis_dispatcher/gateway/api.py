@@ -16,6 +16,7 @@ from ssis_dispatcher.gateway.dialects.base import Dialect, Wish
 from ssis_dispatcher.gateway.dialects.problems import PROBLEM_JSON, problem_json
 from ssis_dispatcher.gateway.dialects.tgi import info
 from ssis_dispatcher.gateway.door import Door
+from ssis_dispatcher.gateway.following import Following
 from ssis_dispatcher.gateway.inference import Inference
 from ssis_dispatcher.gateway.limits import Key
 from ssis_dispatcher.gateway.needs import Need
@@ -34,7 +35,8 @@ _TICK = 1.0
 class Parts:
     """What the gateway is built from. ``identify`` finds the model that is wished for; where ``knows`` says no, ``acquaint``
     must have been awaited before (the hub is asked about the caller's token). ``operations`` serves everything that is not an
-    inference request, and ``need_of`` tells what its routes ask of a key (None: there is no such route)."""
+    inference request, and ``need_of`` tells what its routes ask of a key (None: there is no such route). ``following``, where
+    there is one, takes requests while another replica leads."""
 
     dispatcher: Dispatcher
     door: Door
@@ -48,6 +50,7 @@ class Parts:
     need_of: Callable[[str, str], Need | None]
     metrics: Metrics
     access: AccessLog | None = None
+    following: Following | None = None
     heartbeat: float = 10.0
     patience: float | None = None
     cors_origins: frozenset[str] = frozenset()
@@ -64,6 +67,7 @@ class Gateway:
         self.knows = parts.knows
         self.acquaint = parts.acquaint
         self.requests: dict[str, Inference] = {}
+        self._following = parts.following
         self._parts = parts
         self._door = parts.door
         self.metrics = parts.metrics
@@ -89,13 +93,35 @@ class Gateway:
             if self._parts.cors_origins:
                 self._allow_origin(exchange)
             inference = Inference(self, exchange, dialect, self._door.admit(exchange))
+            if self._following is not None and not self._following.leads:
+                return self._following.handler(self._take_in(inference), self.render)
             exchange.tag = inference
             return inference.begin
         need = self._parts.need_of(method, path)
         if need is not None and need is not Need.PUBLIC:
             exchange.tag = key = self._door.admit(exchange)
             key.demand(need.value)
+            if self._following is not None and not self._following.leads and path not in _OF_THIS_REPLICA:
+                return self._following.handler(self._operations, self.render)
         return self._operations
+
+    @staticmethod
+    def _take_in(inference: Inference) -> Handler:
+        """Who handles a request that was to go to another replica, should this one come to lead."""
+
+        def begin(exchange: Exchange) -> None:
+            exchange.tag = inference
+            inference.begin(exchange)
+
+        return begin
+
+    def hand_over(self, inference: Inference) -> bool:
+        """Another replica leads from now on: give it a request that waits here. False where there is no other."""
+        if self._following is None:
+            return False
+        again = Inference(self, inference.exchange, inference.dialect, inference.key)
+        self._following.handler(self._take_in(again), self.render)(inference.exchange)
+        return True
 
     def _allow_origin(self, exchange: Exchange) -> None:
         """Let pages of the origins that are allowed read the reply. (Preflights are the operations application's.)"""
@@ -243,5 +269,8 @@ def _template(path: str) -> str:
         return "/models/{model}/…"
     return path if path in _KNOWN else "/v1/…"
 
+
+_OF_THIS_REPLICA = frozenset(("/metrics",))
+"""Operations that every replica answers for itself."""
 
 _KNOWN = frozenset(("/", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"))

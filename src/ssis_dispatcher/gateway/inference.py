@@ -14,6 +14,7 @@ from ssis_dispatcher.errors import DispatchError, Problem
 from ssis_dispatcher.gateway.dialects.base import Dialect, InferenceRequest, Upstream
 from ssis_dispatcher.gateway.dialects.sse import heartbeat
 from ssis_dispatcher.gateway.dialects.tgi import wants_info
+from ssis_dispatcher.gateway.following import LEADER_CHANGED
 from ssis_dispatcher.gateway.limits import Key
 from ssis_dispatcher.gateway.relay import Outcome, Relay
 from ssis_dispatcher.http.heads import retry_headers
@@ -130,6 +131,9 @@ class Inference:
         """The dispatcher's word: no, because."""
         self._let_go()
         self._release()
+        if problem.code == LEADER_CHANGED and not self.streams and self._gateway.hand_over(self):
+            self.outcome = "forwarded"
+            return
         self._say(problem)
 
     def beat(self) -> None:

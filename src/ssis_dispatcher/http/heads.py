@@ -230,6 +230,17 @@ def for_upstream(headers: Iterable[Header], connection: bytes | None) -> list[He
     return [header for header in headers if goes_upstream[header[0]] and header[0] not in named]
 
 
+_WRITTEN_FOR_NEXT_HOP = _HOP_BY_HOP | {
+    *(b"host", b"content-length", b"expect", b"accept-encoding", b"x-request-id", b"x-forwarded-for", b"x-ssis-hop"),
+}
+
+
+def for_next_hop(headers: Iterable[Header], connection: bytes | None) -> list[Header]:
+    """What goes on to another of our own kind: everything, credentials included, but what is for one hop."""
+    named = frozenset(token.strip().lower() for token in (connection or b"").split(b","))
+    return [header for header in headers if header[0] not in _WRITTEN_FOR_NEXT_HOP and header[0] not in named]
+
+
 def status_line(status: int) -> bytes:
     return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 

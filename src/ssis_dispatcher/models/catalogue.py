@@ -34,7 +34,7 @@ from types import MappingProxyType
 import msgspec
 
 from ssis_dispatcher.errors import InvalidRequest
-from ssis_dispatcher.files import BadFile, as_table, as_type, suggestion
+from ssis_dispatcher.files import BadFile, as_table, as_type, parse_yaml, suggestion
 from ssis_dispatcher.files import load as load_file
 from ssis_dispatcher.models.naming import is_revision, parse_name
 
@@ -99,12 +99,19 @@ def load(path: Path | None, engines: Collection[str] = ()) -> Catalogue:
     """
     if path is None:
         return built_in()
-    data = load_file(path)
+    return _with_demo(_entries(load_file(path), path, engines))
+
+
+def parse(text: str, file: str, engines: Collection[str] = ()) -> Catalogue:
+    """The catalogue in YAML ``text``, whose models are on other machines: the packaged one is none of them. ``file`` is its
+    name in errors. Raises as `load`."""
+    return Catalogue(MappingProxyType(_entries(parse_yaml(text, file), Path(file), engines)))
+
+
+def _entries(data: object, path: Path, engines: Collection[str]) -> dict[str, Entry]:
     models = as_table({} if data is None else data, str(path), ("models",)).get("models")
-    entries = {}
-    for name, written in as_table({} if models is None else models, f"{path}: models").items():
-        entries[name] = _entry(name, written, path, engines)
-    return _with_demo(entries)
+    written = as_table({} if models is None else models, f"{path}: models")
+    return {name: _entry(name, each, path, engines) for name, each in written.items()}
 
 
 class _Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

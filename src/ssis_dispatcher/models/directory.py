@@ -34,14 +34,15 @@ _LONGEST_CONTEXT = 1 << 24
 
 
 class Served(msgspec.Struct, frozen=True):
-    """An engine as this platform runs it. ``files`` tells that it loads GGUF files, which are fetched for it; the others
-    load models of the hub by themselves. ``kinds`` are the slices it runs on, ``parallel`` the numbers of whole GPUs that
-    it can join."""
+    """An engine as this platform runs it. ``files`` tells that it loads GGUF files, which are fetched for it unless
+    ``remote``; the others load models of the hub by themselves. ``kinds`` are the slices it runs on, ``parallel`` the
+    numbers of whole GPUs that it can join. ``remote`` tells that it runs on another machine, and fetches what it loads."""
 
     engine: Engine
     files: bool
     kinds: tuple[SliceKind, ...] = GPU_KINDS
     parallel: tuple[int, ...] = (2, 4, 8)
+    remote: bool = False
 
 
 class Lessons(Protocol):
@@ -99,16 +100,18 @@ class Directory:
         context: int | None = None,
         env: tuple[tuple[str, str], ...] = (),
         token: str | None = None,
+        embeds: bool = False,
     ) -> Model:
         """The model that a request names, with everything it left open filled in. ``env`` are the caller's variables, for the
-        engine to map or refuse; ``token`` is the caller's hub token, kept in memory for gated models only.
+        engine to map or refuse; ``token`` is the caller's hub token, kept in memory for gated models only. ``embeds`` asks
+        for an engine that makes embeddings, where the choice is ours.
 
         Raises `InvalidRequest`, `ModelNotServable`, `Unprocessable`, `Forbidden`. Asks nobody; see `acquainted`.
         """
-        wish = (id, revision, engine, context, env)
+        wish = (id, revision, engine, context, env, embeds)
         known = self._meant.get(wish)
         if known is None:
-            known = self._meant[wish] = self._find(id, revision, engine, context, env)
+            known = self._meant[wish] = self._find(id, revision, engine, context, env, embeds)
             _bound(self._meant)
         model, source = known
         if not token or not source.repo:
@@ -161,8 +164,11 @@ class Directory:
         The file stays in the cache until `running` names the model no more.
         """
         source, token = self._source(model), self.token_of(model)
-        if not self._engines[model.engine].files:
+        served = self._engines[model.engine]
+        if not served.files:
             return self._sources.loaded_as(source)
+        if served.remote:
+            return await self._asking.run(lambda: self._sources.named(source, token))
         self._let_go(set(self._running()))
         loop, cancelled = asyncio.get_running_loop(), threading.Event()
 
@@ -204,6 +210,12 @@ class Directory:
         self._meant.clear()
         return [name for name in {**before, **catalogue.entries} if before.get(name) != catalogue.get(name)]
 
+    def change_default_engine(self, name: str) -> None:
+        """Use another engine for models of which nobody says otherwise."""
+        if name != self._default_engine:
+            self._default_engine = name
+            self._meant.clear()
+
     def close(self) -> None:
         """Let go of files and end downloads; what they have is kept for the next time."""
         for cancelled in self._downloads:
@@ -211,7 +223,7 @@ class Directory:
         self._let_go(())
 
     def _find(
-        self, id: str, revision: str, engine: str, context: int | None, env: tuple[tuple[str, str], ...]
+        self, id: str, revision: str, engine: str, context: int | None, env: tuple[tuple[str, str], ...], embeds: bool
     ) -> tuple[Model, Source]:
         """The model of everybody that this wish names, and where it comes from."""
         name = parse_name(id)
@@ -224,7 +236,7 @@ class Directory:
         source = Source.of(name, entry, revision)
         if source.path and revision:
             raise Unprocessable(f"{id} is a file of the operator's and has no revisions.", param="revision")
-        chosen = self._choose_engine(engine, entry, source)
+        chosen = self._choose_engine(engine, entry, source, embeds)
         served = self._engines[chosen]
         if source.quant and not served.files:
             raise Unprocessable(
@@ -244,11 +256,15 @@ class Directory:
             source,
         )
 
-    def _choose_engine(self, wanted: str, entry: Entry | None, source: Source) -> str:
-        """The engine asked for, else the catalogue's, else the one that loads such files, else the default."""
+    def _choose_engine(self, wanted: str, entry: Entry | None, source: Source, embeds: bool) -> str:
+        """The engine asked for, else the catalogue's, else the one that loads such files, else one that makes embeddings
+        where those are asked for, else the default."""
         chosen = wanted or (entry.engine if entry else "")
         if not chosen and source.is_gguf:
             chosen = next((name for name, served in self._engines.items() if served.files), "")
+        if not chosen and embeds and not self._makes_embeddings(self._default_engine):
+            whole = (name for name, served in self._engines.items() if not served.files)
+            chosen = next((name for name in whole if self._makes_embeddings(name)), "")
         chosen = chosen or self._default_engine
         if chosen not in self._engines:
             there = ", ".join(sorted(self._engines))
@@ -258,6 +274,9 @@ class Directory:
                 f"{source.name} needs the engine {chosen}, which does not run here (there are: {there})."
             )
         return chosen
+
+    def _makes_embeddings(self, engine: str) -> bool:
+        return not self._engines[engine].engine.refusal("POST", "/v1/embeddings")
 
     def _source(self, model: Model) -> Source:
         """Where ``model`` comes from, by the catalogue of now: a name that is gone from it is never looked for elsewhere."""

@@ -80,12 +80,14 @@ class CachedModel(msgspec.Struct, frozen=True):
 
 
 class Sources:
-    """The operator's files, the hub and the cache."""
+    """The operator's files, the hub and the cache. ``token`` is the operator's. Not ``local``: the operator's files are where
+    the servers are, and nothing can be read from them here."""
 
-    def __init__(self, hub: Hub, cache: ModelCache, token: str | None = None) -> None:
+    def __init__(self, hub: Hub, cache: ModelCache, token: str | None = None, *, local: bool = True) -> None:
         self._hub = hub
         self._cache = cache
         self._token = token
+        self._local = local
         self._checked_demo = False
         self._names: tuple[float, list[str]] = (float("-inf"), [])
 
@@ -95,7 +97,7 @@ class Sources:
         Raises `ModelNotServable`, `Forbidden`, `Unavailable`.
         """
         if source.path is not None:
-            return _facts_of_path(source, source.path)
+            return _facts_of_path(source, source.path) if self._local else ModelFacts()
         by_name = facts_from_name(ModelName(source.repo, source.quant))
         if not files:
             with _told(source):
@@ -142,6 +144,15 @@ class Sources:
     def loaded_as(source: Source) -> str:
         """What an engine that fetches by itself is told to load."""
         return str(source.path) if source.path is not None else source.repo
+
+    def named(self, source: Source, token: str | None = None) -> str:
+        """What a GGUF engine on another machine is told to load: ``org/name:QUANT``, or the path of a file there. Raises as
+        `facts`."""
+        if source.path is not None:
+            return str(source.path)
+        with _told(source):
+            choice = self._choose(source, token)
+        return f"{source.repo}:{choice.quant}" if choice.quant else source.repo
 
     def cached(self) -> list[CachedModel]:
         """The models of the cache, the most recently used first."""

@@ -81,6 +81,7 @@ SECTIONS = {
     "http": "Limits of the listener",
     "upstream": "Calls to inference servers",
     "platform": "Platform and slices",
+    "knative": "Kubernetes and Knative",
     "models": "Models and engines",
     "hub": "The model hub",
     "waiting": "Waiting lines",
@@ -166,8 +167,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.2
 
     platform: Annotated[
-        Literal["auto", "process", "fake"],
-        Setting("platform", "Where servers run: `process` on this machine, `fake` nowhere; `auto` finds out."),
+        Literal["auto", "process", "knative", "fake"],
+        Setting(
+            "platform",
+            "Where servers run: `process` on this machine, `knative` on a Kubernetes cluster, `fake` nowhere; `auto` is "
+            "`knative` in a pod, else `process`.",
+        ),
     ] = "auto"
     inventory: Annotated[
         str | None,
@@ -175,7 +180,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     cpu_slices: Annotated[
         Shares,
-        Setting("platform", "Shares of this machine's memory and cores to offer where it has no GPU; empty: a menu."),
+        Setting(
+            "platform",
+            "Shares of memory and cores to offer as slices: of this machine where it has no GPU (empty: a menu), or of each "
+            "node of a cluster (empty: none).",
+        ),
     ] = ()
     reserve_memory: Annotated[Bytes, Setting("platform", "Memory of this machine that is never given to servers.")] = (
         1 * GIB
@@ -186,6 +195,105 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     server_env: Annotated[
         Pairs, Setting("platform", "Environment of every server, besides what its engine sets.", secret=True)
     ] = ()
+
+    namespace: Annotated[str, Setting("knative", "Namespace of the servers, and of what the dispatcher keeps.")] = (
+        "nthulab"
+    )
+    kube_context: Annotated[
+        str | None, Setting("knative", "Context of the kubeconfig, outside a cluster; none: the current one.")
+    ] = None
+    gateway: Annotated[
+        str,
+        Setting(
+            "knative",
+            "Where servers are called: Knative's gateway as `host:port`, or `pods` for straight to their pods.",
+        ),
+    ] = "kourier-internal.kourier-system.svc.cluster.local:80"
+    cluster_domain: Annotated[str, Setting("knative", "DNS domain of the cluster.")] = "cluster.local"
+    dispatcher_config: Annotated[
+        str, Setting("knative", "ConfigMap with the operator's choices; edits of it count at once.")
+    ] = "dispatcher-config"
+    inference_image: Annotated[
+        str | None,
+        Setting(
+            "knative",
+            "Image for models whose engine nobody names; it tells the engine too. None: TGI. The ConfigMap's goes first.",
+        ),
+    ] = None
+    server_images: Annotated[
+        Pairs,
+        Setting(
+            "knative",
+            "Images by engine, or by engine and slice: `vllm=…`, `tgi/mig=…`; slices are `mig`, `mps`, `nebuly`, `gpu`, `cpu`.",
+        ),
+    ] = ()
+    server_uids: Annotated[
+        Pairs, Setting("knative", "User ids of servers by slice; a slice that is not named has its image's user.")
+    ] = (("nebuly", "1000"),)
+    server_labels: Annotated[
+        Pairs, Setting("knative", "Labels of all servers; `auto-scaler=scaling` keeps SSIS's autoscaler off them.")
+    ] = ()
+    gpu_resources: Annotated[
+        tuple[str, ...],
+        Setting("knative", "Resource names that may be used as slices; empty: every one that nodes have."),
+    ] = ()
+    mps_threads: Annotated[
+        Pairs, Setting("knative", "Share of a GPU's threads for slices of Nebuly's MPS plugin, in percent: `4gb=12`.")
+    ] = ()
+    mps_host_ipc: Annotated[
+        bool, Setting("knative", "Give servers on such slices the host's IPC, without which MPS does not work.")
+    ] = True
+    mps_mount_pipe: Annotated[
+        bool, Setting("knative", "Mount `/tmp/nvidia-mps` into servers on such slices, where the plugin does not.")
+    ] = False
+    token_secret: Annotated[
+        str, Setting("knative", "Secret with the operator's hub token under `token`, for servers; it need not exist.")
+    ] = "hf-token"
+    pull_secrets: Annotated[tuple[str, ...], Setting("knative", "Secrets that servers' images are pulled with.")] = ()
+    server_account: Annotated[str | None, Setting("knative", "ServiceAccount of servers.")] = None
+    runtime_class: Annotated[str | None, Setting("knative", "RuntimeClass of servers on GPUs.")] = None
+    tolerations: Annotated[
+        tuple[str, ...],
+        Setting("knative", "Taints of nodes that servers put up with: `key=value:Effect`, `key:Effect` or `key`."),
+    ] = ()
+    toleration_plugin: Annotated[
+        bool,
+        Setting(
+            "knative", "The cluster lets pods onto nodes that are tainted with the resource they ask for, by itself."
+        ),
+    ] = False
+    pin_nodes: Annotated[bool, Setting("knative", "Name the node of each server, where Knative's flags allow it.")] = (
+        True
+    )
+    weights_volume: Annotated[
+        str,
+        Setting(
+            "knative",
+            "Where servers keep weights: `emptyDir`, `emptyDir:100GiB`, `hostPath:/folder`, `claim:NAME`, `claim:NAME:ro`.",
+        ),
+    ] = "emptyDir"
+    shared_memory: Annotated[Bytes, Setting("knative", "Size of `/dev/shm` for servers of several processes.")] = (
+        2 * GIB
+    )
+    server_cpu: Annotated[
+        float, Setting("knative", "Cores that a server asks of its node, besides what grows with the model.", 0)
+    ] = 1.0
+    server_memory_share: Annotated[
+        float, Setting("knative", "Part of a model's weights that its server asks of its node's memory.", 0, 4)
+    ] = 1.0
+    launch_pending: Annotated[
+        int,
+        Setting(
+            "knative",
+            "How many servers may be created for slices that no node has free, where nodes come by themselves.",
+            0,
+            1000,
+        ),
+    ] = 0
+    lease: Annotated[str, Setting("knative", "Lease that names the dispatcher which decides.")] = "ssis-dispatcher"
+    replica_address: Annotated[
+        str | None, Setting("knative", "`host:port` at which other replicas reach this one; none: found out.")
+    ] = None
 
     catalogue: Annotated[
         Path | None, Setting("models", "The operator's models (YAML or TOML): names, files, floors, pins.")

@@ -26,7 +26,11 @@ class Lessons:
         self._expiry = expiry
         self._clock = clock
         self._known: dict[_Subject, dict[tuple[str, str], Lesson]] = {}
-        for place, lesson in store.load().items():
+        self.reload()
+
+    def reload(self) -> None:
+        """Take in what the store has now; what it does not have any more stays."""
+        for place, lesson in self._store.load().items():
             self._take(place, lesson)
 
     def outcomes(self, model: Model, kinds: Collection[str]) -> Iterator[tuple[str, int, float]]:

@@ -23,7 +23,7 @@ class Wish(msgspec.Struct, frozen=True):
     """The model a request names, before it is resolved: everything but ``id`` may be left open.
 
     ``env`` are the caller's variables that are left to the engine to map or refuse. ``token`` is the caller's hub token;
-    it never leaves memory, and `repr` does not show it.
+    it never leaves memory, and `repr` does not show it. ``embeds``: it is to make embeddings.
     """
 
     id: str
@@ -32,6 +32,7 @@ class Wish(msgspec.Struct, frozen=True):
     context: int | None = None
     env: tuple[tuple[str, str], ...] = ()
     token: str | None = None
+    embeds: bool = False
 
     def __repr__(self) -> str:
         token = ", token=…" if self.token else ""

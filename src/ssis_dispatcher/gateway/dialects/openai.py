@@ -72,6 +72,8 @@ class OpenAI:
         secret = hub_token(headers)
         if fields.ssis is not None or secret is not None:
             wish = _extended(wish, fields.ssis or _Extra(), secret)
+        if path == "/v1/embeddings":
+            wish = msgspec.structs.replace(wish, embeds=True)
         if b'"ssis"' in body or wish.id != fields.model:
             body = _rewritten(body, wish.id)
         return InferenceRequest("openai", path, wish, fields.stream is True, body, method, query)

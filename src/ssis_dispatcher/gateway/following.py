@@ -1,0 +1,198 @@
+"""A replica that does not keep the book: it hands each request to the one that does, one hop, and holds what arrives while
+there is none.
+
+Where one dispatcher runs beside another (two replicas, or the old and the new one of a rollout), one of them leads. Every
+other answers through it: the request goes over as it came, the caller's credentials with it, because the leader judges
+them; the reply comes back as it is. `HOP` marks it, so that a replica that has just lost the lead does not hand it on.
+
+Inference has no side effects. So a request whose leader goes away before the first byte of an answer is held, and goes to
+the next leader; after the first byte it breaks off, and is never presented as complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from ssis_dispatcher.errors import Problem, UpstreamError
+from ssis_dispatcher.http.client import Call, Pool
+from ssis_dispatcher.http.heads import Header, for_next_hop, retry_headers
+from ssis_dispatcher.http.server import Exchange, Handler
+
+Address = tuple[str, int]
+Render = Callable[[Exchange, Problem], tuple[bytes, bytes]]
+
+HOP = b"x-ssis-hop"
+"""Header of a request that another replica has handed over."""
+
+LEADER_CHANGED = "leader_changed"
+"""Code of the refusal of who waited when the lead changed hands: they go to the next leader, if they have heard nothing."""
+
+_AGAIN = 1.0
+"""Seconds until a request whose leader did not answer is tried once more, if nobody else takes the lead before."""
+
+
+class Following:
+    """Requests on their way to the leader, and those that wait for one.
+
+    ``leads`` tells whether this replica leads now; ``leader`` is the other one's address, None while there is none (or
+    nobody knows). At most ``most`` requests are held, each for ``patience`` seconds. `moved` must be called whenever the
+    lead may have changed hands.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        leads: Callable[[], bool],
+        leader: Callable[[], Address | None],
+        *,
+        most: int = 10_000,
+        patience: float = 60.0,
+    ) -> None:
+        self.pool = pool
+        self.forwarded = 0
+        """Requests handed to a leader so far."""
+        self._leads = leads
+        self._leader = leader
+        self._most = most
+        self._patience = patience
+        self._loop = asyncio.get_running_loop()
+        self._held: dict[_Forwarded, asyncio.TimerHandle] = {}
+
+    @property
+    def held(self) -> int:
+        """How many requests wait for a leader."""
+        return len(self._held)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this replica leads: then requests are its own."""
+        return self._leads()
+
+    def handler(self, own: Handler, render: Render) -> Handler:
+        """Who handles a request that is not for this replica to decide; ``own`` does, should it come to lead while it
+        waits. ``render`` writes errors in the caller's form."""
+        return lambda exchange: self.begin(_Forwarded(self, exchange, own, render))
+
+    def begin(self, request: _Forwarded) -> None:
+        """Send it where it belongs now, or hold it."""
+        if request.exchange.gone:
+            return
+        address = self._leader()
+        if self._leads():
+            request.hand_back()
+        elif request.exchange.header(HOP) is not None:
+            request.refuse(Problem(503, "no_leader", "The leading dispatcher is changing; send it again.", 1.0))
+        elif address is not None:
+            self.forwarded += 1
+            request.send(address)
+        else:
+            self._hold(request)
+
+    def moved(self) -> None:
+        """There may be a leader now: look at everything that waits for one."""
+        held, self._held = self._held, {}
+        for request, timer in held.items():
+            timer.cancel()
+            self.begin(request)
+
+    def forget(self, request: _Forwarded) -> None:
+        """Its caller left."""
+        timer = self._held.pop(request, None)
+        if timer is not None:
+            timer.cancel()
+
+    def again(self, request: _Forwarded) -> None:
+        """Its leader did not answer."""
+        self._hold(request)
+        self._loop.call_later(_AGAIN, self.moved)
+
+    def _hold(self, request: _Forwarded) -> None:
+        if len(self._held) >= self._most:
+            message = f"{len(self._held)} requests wait for a leading dispatcher; there is room for no more."
+            request.refuse(Problem(503, "waiting_room_full", message, 5.0))
+            return
+        exchange = request.exchange
+        exchange.on_gone = lambda: self.forget(request)
+        self._held[request] = self._loop.call_at(exchange.started + self._patience, self._too_long, request)
+
+    def _too_long(self, request: _Forwarded) -> None:
+        self._held.pop(request, None)
+        message = f"No dispatcher has taken the lead within {self._patience:.0f} s."
+        request.refuse(Problem(503, "no_leader", message, 5.0))
+
+
+class _Forwarded:
+    """One request and its reply, passed through; an `http.client.Receiver`."""
+
+    def __init__(
+        self,
+        following: Following,
+        exchange: Exchange,
+        own: Handler,
+        render: Render,
+    ) -> None:
+        self.exchange = exchange
+        self._following = following
+        self._own = own
+        self._render = render
+        self._call: Call | None = None
+
+    def send(self, address: Address) -> None:
+        exchange, pool = self.exchange, self._following.pool
+        headers = for_next_hop(exchange.headers, exchange.header(b"connection"))
+        headers += [(HOP, b"1"), (b"x-request-id", exchange.id.encode()), (b"x-forwarded-for", exchange.peer.encode())]
+        host = exchange.header(b"host") or None
+        call = pool.send(address, exchange.method, exchange.target, headers, exchange.body, self, host)
+        self._call = call
+        exchange.on_gone = self._caller_left
+        exchange.on_pause = call.pause
+        exchange.on_resume = call.resume
+
+    def hand_back(self) -> None:
+        """This replica leads now: the request is its own."""
+        exchange = self.exchange
+        exchange.on_gone = exchange.on_pause = exchange.on_resume = None
+        self._own(exchange)
+
+    def refuse(self, problem: Problem) -> None:
+        body, content_type = self._render(self.exchange, problem)
+        self.exchange.reply(problem.status, body, content_type, retry_headers(problem))
+
+    def _caller_left(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+
+    # What comes from the leader
+
+    def on_reply(self, status: int, headers: list[Header], body: bytes) -> None:
+        self._call = None
+        self.exchange.answer(status, _back(headers), body)
+
+    def on_head(self, status: int, headers: list[Header], length: int | None) -> None:
+        self.exchange.start(status, _back(headers), length)
+
+    def on_body(self, data: bytes) -> None:
+        self.exchange.write(data)
+
+    def on_end(self) -> None:
+        self._call = None
+        self.exchange.finish()
+
+    def on_failed(self, error: UpstreamError) -> None:
+        self._call = None
+        exchange = self.exchange
+        exchange.on_gone = exchange.on_pause = exchange.on_resume = None
+        if exchange.status:
+            exchange.abort()
+        else:
+            self._following.again(self)
+
+
+def _back(headers: list[Header]) -> list[Header]:
+    """What the listener writes itself is left out; the leader has already left out everything else."""
+    return [header for header in headers if header[0] not in _WRITTEN_HERE]
+
+
+_WRITTEN_HERE = frozenset((b"date", b"server", b"x-request-id"))

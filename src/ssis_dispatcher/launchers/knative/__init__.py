@@ -1,0 +1,1 @@
+"""Servers as Knative Services on Kubernetes."""
