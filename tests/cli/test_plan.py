@@ -55,6 +55,14 @@ def test_the_running_dispatcher_is_asked(ssis: Ssis, dispatcher: Any) -> None:
     )
 
 
+def test_what_a_server_asks_of_its_node_is_told(ssis: Ssis, dispatcher: Any) -> None:
+    asks = msgspec.structs.replace(PROFILE, host_cpu_millis=1500, host_mib=8192)
+    plan = msgspec.structs.replace(LAUNCH, profile=asks)
+    dispatcher.replies["POST", "/api/plan"] = 200, msgspec.to_builtins(plan)
+    lines = ssis("plan", "org/big").stdout.splitlines()
+    assert lines[2] == "Beside the slice, a server asks 8.0 GiB of memory and 1.5 CPUs of its node."
+
+
 @pytest.mark.parametrize("output", ["json", "yaml"])
 def test_programs_get_the_whole_plan(ssis: Ssis, dispatcher: Any, output: str) -> None:
     dispatcher.replies["POST", "/api/plan"] = 200, msgspec.to_builtins(LAUNCH)

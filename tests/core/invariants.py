@@ -66,11 +66,13 @@ def _check_shelf(shelf: Shelf, book: Book) -> None:
             free.setdefault(bin.free, set()).add(node)
     assert {count: set(bins) for count, bins in shelf._by_free.items()} == free, "the index of free slices is wrong"
     assert shelf.free() == sum(max(0, bin.free) for bin in shelf.bins.values())
-    indexed = {server.id: cost for cost, _, server in shelf._idle if server.bin.shelf is shelf}
+    indexed: dict[Server, tuple[bool, float]] = {}
+    for cost, _, server in shelf._idle:
+        indexed[server] = min(cost, indexed.get(server, cost))
     for server in _servers(shelf):
         if server.indexed:
-            assert server.id in indexed, f"{server} is no possible victim"
-            assert indexed[server.id] <= shelf.cost(server), f"{server} comes up too late"
+            assert server in indexed, f"{server} is no possible victim"
+            assert indexed[server] <= shelf.cost(server), f"{server} comes up too late"
     retiring = {s.id for s in _servers(shelf) if s.state is State.STOPPING and s.claim is None}
     assert set(shelf.retiring) == retiring, "those that stop for nobody are wrong"
     wants = [s.need for s in book.models.values() if s.need and shelf in [each for _, each in s.need.places]]

@@ -81,6 +81,8 @@ class Referee:
         check_invariants(self.fleet)
         check_launches(self.fleet, commands)
         assert self.waiting.keys() == self.fleet.book.waiting.keys()
+        if self.known:
+            assert self.servers.keys() == self.fleet.book.servers.keys()
         assert self.seated == {number: server.id for number, server in self.fleet.book.seated.items()}
         return commands
 
@@ -102,7 +104,9 @@ class Referee:
             case ServerFailed(server=server) | ServerStopped(server=server):
                 self.servers.pop(server, None)
                 self.seats.pop(server, None)
-            case ServerAdopted(server=server, model=model, address=address) if server not in self.servers:
+            case ServerAdopted(server=server, model=model, slice=slice, address=address) if server not in self.servers:
+                if slice == "nothing":
+                    return  # of which nobody knows what it is
                 self.servers[server] = model.key, "starting" if address is None else "ready"
             case DrainBegan():
                 self.draining = True

@@ -81,14 +81,18 @@ _PENDING: dict[int, dict[str, int]] = {2: {"1g": 1, "gpu": 2}, 3: {"3g": 1, "gpu
 _HOSTS: list[str] = [
     "",
     "a cpu:4 mem:24; b cpu:8 mem:32",
-    "a cpu:3 mem:16-4; b cpu:6 mem:16; c mem:8",
-    "a cpu:4-3 mem:24-12; b mem:64",
+    "a cpu:4 mem:24-4; b cpu:8-4 mem:32-8",
+    "a cpu:4-3 mem:24-12; b mem:64; c mem:8",
 ]
 
 
-def cluster_hosts(number: int) -> tuple[Host, ...]:
-    """What the nodes of one of a few clusters have of CPU and memory."""
-    return hosts(_HOSTS[number % len(_HOSTS)])
+def cluster_hosts(number: int, taken: int = 0) -> tuple[Host, ...]:
+    """What the nodes of one of a few clusters have of CPU and memory. ``taken``: others hold so many GiB more of node a."""
+    found = hosts(_HOSTS[number % len(_HOSTS)])
+    return tuple(
+        msgspec.structs.replace(host, memory_mib=host.memory_mib - taken * 8192) if host.node == "a" else host
+        for host in found
+    )
 
 
 def inventory(number: int, taken: int = 0, other_size: bool = False) -> tuple[Pool, ...]:

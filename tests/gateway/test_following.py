@@ -190,3 +190,18 @@ async def test_who_waits_when_the_lead_changes_goes_to_the_next_leader(pair: Pai
     assert (await task).json() == ANSWER
     assert pair.following.forwarded == 1
     await pair.follower.at_rest()
+
+
+async def test_what_is_cut_off_is_told_why_or_breaks_off(pair: Pair) -> None:
+    pair.leader.upstream.manner = "hang"
+    asked = pair.follower.begin_chat()
+    await pair.leader.upstream.asked.wait()
+    pair.post.leader = None
+    held = pair.follower.begin_chat()
+    await pair.follower.until(lambda: pair.following.held == 1)
+    pair.follower.program.gateway.cut_off(Problem(503, "draining", "It is over.", 1.0))
+    assert [((await task).status_code, (await task).json()["error"]["code"]) for task in (asked, held)] == [
+        (503, "draining")
+    ] * 2
+    assert not pair.following.under_way
+    await pair.leader.at_rest()

@@ -7,15 +7,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-import uvloop
 from tests.http.support import Origin, Script, Shop, Wire, until
+from tests.loops import new_uvloop
 
 from ssis_dispatcher.http.client import Pool, UpstreamLimits
 from ssis_dispatcher.http.server import Limits, Server
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop, "uvloop": new_uvloop}
 
 
 Listen = Callable[..., Awaitable["Counter"]]

@@ -250,22 +250,37 @@ class Origin:
         self.open = 0
         self.port = 0
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_open = False
+        self._serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     @property
     def address(self) -> tuple[str, int]:
         return ("127.0.0.1", self.port)
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**22)
+        self._is_open = True
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, limit=2**22)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # All at once and not in the task: `stop` must also end what has been accepted a moment ago, and uvloop may tell of a
+        # connection when its listener is closed already.
+        if not self._is_open:
+            writer.close()
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._serving[task] = writer
         self.connections += 1
         self.open += 1
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self.open -= 1
+        self._serving.pop(task).close()
+        if not task.cancelled():
+            task.result()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -275,22 +290,18 @@ class Origin:
                 await self.script(call)
                 if call.end:
                     break
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+        except (asyncio.IncompleteReadError, ConnectionError):
             pass
-        finally:
-            self.open -= 1
-            self._tasks.discard(task)
-            writer.close()
 
     async def stop(self) -> None:
         if self._server is not None:
+            self._is_open = False
             self._server.close()
-            tasks = list(self._tasks)
+            self._server = None
+            tasks = list(self._serving)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await asyncio.sleep(0)
-            self._server = None
 
 
 async def plain(call: OriginCall) -> None:

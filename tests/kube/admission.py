@@ -1,17 +1,13 @@
-"""What the API server refuses before it stores anything: names, labels, finalizers, pods that make no sense, quotas."""
+"""What the API server refuses before it stores anything: names, labels, finalizers, pods and leases that make no sense."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tests.kube.kinds import EVENTS, LEASES, PODS, QUOTAS, Kind
-from tests.kube.quantities import quantity, requests, written
-from tests.kube.status import Refusal, forbidden, invalid
-from tests.kube.store import Entry, Store
-
-Json = dict[str, Any]
+from tests.kube.kinds import EVENTS, LEASES, PODS, Kind
+from tests.kube.status import Refusal, invalid
+from tests.kube.store import Json
 
 SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _NOT_A_SUBDOMAIN = (
@@ -121,67 +117,3 @@ def _check_lease(name: str, spec: Json) -> None:
     for field in ("leaseDurationSeconds",):
         if field in spec and spec[field] is not None and spec[field] <= 0:
             raise invalid(LEASES, name, f"spec.{field}", f"Invalid value: {spec[field]}: must be greater than 0")
-
-
-# Quotas
-
-
-def charge(store: Store, kind: Kind, item: Json) -> None:
-    """Refuse (403) what some quota of the namespace has no room for."""
-    namespace = item["metadata"].get("namespace", "")
-    cost = costs(kind, item)
-    for entry in store.shelf(QUOTAS).sorted(namespace):
-        quota = entry.object
-        hard: Mapping[str, Any] = (quota.get("spec") or {}).get("hard") or {}
-        asked = {name: cost[name] for name in sorted(cost) if name in hard}
-        if not asked:
-            continue
-        used = used_of(store, namespace, asked)
-        if any(used[name] + asked[name] > quantity(hard[name]) for name in asked):
-            told = (
-                f"exceeded quota: {quota['metadata']['name']}, "
-                f"requested: {_listed(asked)}, used: {_listed(used)}, limited: "
-                + ",".join(f"{name}={hard[name]}" for name in asked)
-            )
-            raise forbidden(kind, item["metadata"]["name"], told)
-
-
-def _listed(amounts: Mapping[str, Any]) -> str:
-    return ",".join(f"{name}={written(name, amount)}" for name, amount in amounts.items())
-
-
-def costs(kind: Kind, item: Json) -> dict[str, Any]:
-    """What an object takes of the quotas of its namespace."""
-    cost: dict[str, Any] = {f"count/{kind.qualified}": 1}
-    if not kind.group:
-        cost[kind.plural] = 1
-    if kind is PODS and (item.get("status") or {}).get("phase") not in ("Succeeded", "Failed"):
-        for resource, amount in requests(item["spec"]).items():
-            cost[f"requests.{resource}"] = amount
-            if resource in ("cpu", "memory"):
-                cost[resource] = amount
-    elif kind is PODS:
-        cost.pop("pods")
-    return cost
-
-
-def used_of(store: Store, namespace: str, names: Iterable[str]) -> dict[str, Any]:
-    """What all objects of a namespace take of some quotas."""
-    used: dict[str, Any] = dict.fromkeys(names, 0)
-    counted = {name for name in used if name.startswith("count/")}
-    for shelf in store:
-        if not shelf.kind.namespaced or (counted == set(used) and f"count/{shelf.kind.qualified}" not in counted):
-            continue
-        for key, entry in shelf.objects.items():
-            if key[0] == namespace:
-                _add(used, costs_of(shelf.kind, entry))
-    return used
-
-
-def costs_of(kind: Kind, entry: Entry) -> dict[str, Any]:
-    return costs(kind, entry.object)
-
-
-def _add(used: dict[str, Any], cost: Mapping[str, Any]) -> None:
-    for name in used.keys() & cost.keys():
-        used[name] += cost[name]

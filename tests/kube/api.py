@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
-from tests.kube import admission, patches, selectors
+from tests.kube import admission, applying, patches, quotas, selectors
 from tests.kube.clock import Clock
 from tests.kube.kinds import BUILT_IN, KNATIVE, NAMESPACES, PODS, Kind
 from tests.kube.status import (
@@ -23,6 +23,7 @@ from tests.kube.status import (
     expired,
     forbidden,
     invalid,
+    invalid_option,
     not_found,
     success,
     unmet,
@@ -103,6 +104,8 @@ class Api:
         self.warnings: list[str] = []
         """What the last write should be warned of."""
         self._rests: dict[str, _Rest] = {}
+        self._managers: dict[str, dict[str, set[applying.Path]]] = {}
+        """By uid: which fields each manager has applied."""
         self._owned: dict[str, set[tuple[Kind, Key]]] = {}
 
     # Reading
@@ -158,13 +161,13 @@ class Api:
     def create(self, kind: Kind, body: Json, namespace: str = "", *, dry: bool = False) -> Entry:
         """Raises `Refusal`: 404 (namespace), 409 (name taken), 422, or what a webhook or quota says. ``body`` is ours now."""
         item = self._newborn(kind, body, namespace)
+        admission.check(kind, item)
         for hook in self.admit.get(kind, ()):
             hook(item, None)
-        admission.check(kind, item)
         name = item["metadata"]["name"]
         there = self.store.find(kind, name, namespace)
         if there is None or "generateName" not in item["metadata"]:
-            admission.charge(self.store, kind, item)
+            quotas.charge(self.store, kind, item)
         if there is not None:
             raise already_exists(kind, name, deleting="deletionTimestamp" in there.object["metadata"])
         if dry:
@@ -264,7 +267,31 @@ class Api:
         dry: bool = False,
     ) -> Entry:
         """Server-side apply. Raises `Refusal`: 409 when another manager owns a field that would change."""
-        raise Refusal(415, "UnsupportedMediaType", "415: Unsupported Media Type", {})
+        if not manager:
+            why = "Required value: is required for apply patch"
+            raise invalid_option("PatchOptions", "fieldManager", why, "FieldValueRequired")
+        there = self.store.find(kind, name, namespace)
+        given = {key: value for key, value in body.items() if key not in ("kind", "apiVersion", "status")}
+        mine = applying.leaves(given)
+        uid = there.object["metadata"]["uid"] if there else ""
+        managers = self._managers.setdefault(uid, {}) if there else {}
+        item = there.copy() if there else {"metadata": {"name": name}}
+        others = applying.conflicts(
+            item, given, mine, {other: paths for other, paths in managers.items() if other != manager}
+        )
+        if others and not force:
+            raise applying.refusal(others)
+        item = applying.applied(item, given, managers.get(manager, set()) - mine - applying.kept(managers, manager))
+        if there is None:
+            entry = self.create(kind, item, namespace, dry=dry)
+            managers = {} if dry else self._managers.setdefault(entry.object["metadata"]["uid"], {})
+        else:
+            item["metadata"].pop("resourceVersion", None)
+            entry = self._update(kind, there, item, status=status, dry=dry)
+        for paths in managers.values():
+            paths -= mine
+        managers[manager] = mine
+        return entry
 
     def edit(self, kind: Kind, name: str, namespace: str, change: Mutate, *, status: bool = False) -> Entry:
         """Read, change, write, for those who run on this loop and so cannot be overtaken."""
@@ -450,7 +477,8 @@ def _token(content: Json) -> str:
 
 
 def events(change: Change, match: selectors.Match) -> tuple[str, Entry] | None:
-    """What a watch with this selection shows of a change: something can come into the selection, and leave it."""
+    """What a watch with this selection shows of a change: something can come into the selection, and leave it. What leaves is
+    shown as it was before, under the version of the change."""
     if match is selectors.everything:
         before, after = change.old is not None, change.new is not None
     else:
@@ -458,4 +486,9 @@ def events(change: Change, match: selectors.Match) -> tuple[str, Entry] | None:
         after = change.new is not None and match(change.new.object)
     if after:
         return ("MODIFIED" if before else "ADDED"), change.last
-    return ("DELETED", change.last) if before else None
+    if not before or change.old is None:
+        return None
+    if change.new is None:
+        return "DELETED", change.last
+    metadata = change.old.object["metadata"] | {"resourceVersion": str(change.version)}
+    return "DELETED", Entry(change.old.object | {"metadata": metadata}, change.version)

@@ -25,6 +25,7 @@ from tests.kube.kinds import CONFIGMAPS, DEPLOYMENTS, KNATIVE, NAMESPACES, PODS,
 from tests.kube.knative import Knative
 from tests.kube.kubelet import Kubelet, Run
 from tests.kube.nodes import Nodes
+from tests.kube.quotas import Bookkeeper
 from tests.kube.scheduler import Scheduler
 from tests.kube.store import Json
 from tests.kube.webhook import SYSTEM, Webhook
@@ -72,6 +73,7 @@ class FakeCluster:
         self.kubelet = Kubelet(self.api, self.behaviours, self.nodes)
         self.knative = Knative(self.api, self.behaviours) if knative else None
         Garbage(self.api)
+        Bookkeeper(self.api.store, self.api.clock)
         self.gateway = Gateway(self.knative, self.api.clock)
         self._server = Listener(self.front.handle)
         self._entrance = Listener(self.gateway.handle)

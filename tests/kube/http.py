@@ -54,6 +54,7 @@ class Front:
         at = asyncio.get_running_loop().time()
         call = calls.read(exchange.method, exchange.target, exchange.headers, exchange.body, at)
         self.log.append(call)
+        self.api.warnings = []
         if self.token is not None and exchange.headers.get("authorization") != f"Bearer {self.token}":
             self._refuse(exchange, Refusal(401, "Unauthorized", "Unauthorized"))
             return
@@ -83,6 +84,7 @@ class Front:
 
     def _refuse(self, exchange: Exchange | Unheard, refusal: Refusal) -> None:
         headers = {"retry-after": str(refusal.retry_after)} if refusal.retry_after is not None else {}
+        headers |= self._warnings()
         exchange.answer(refusal.code, msgspec.json.encode(refusal.body), JSON, headers)
 
     # Routes
@@ -193,17 +195,14 @@ class Front:
     # Verbs
 
     def _send(self, exchange: Exchange | Unheard, code: int, answer: Entry | Json, call: Call) -> None:
-        warnings = {"warning": ", ".join(self.warnings)} if self.warnings else {}
         raw = answer.raw if isinstance(answer, Entry) else msgspec.json.encode(answer)
         if ONLY_METADATA in call.headers.get("accept", "") and isinstance(answer, Entry) and call.verb == "get":
             raw = msgspec.json.encode(_metadata_of(answer))
-        exchange.answer(code, raw, JSON, warnings)
+        exchange.answer(code, raw, JSON, self._warnings())
 
-    @property
-    def warnings(self) -> list[str]:
-        """What the last write was warned of, taken out."""
-        told, self.api.warnings = self.api.warnings, []
-        return [f'299 - "{text}"' for text in told]
+    def _warnings(self) -> dict[str, str]:
+        """What the write that is being answered was warned of."""
+        return {"warning": ", ".join(f'299 - "{text}"' for text in self.api.warnings)} if self.api.warnings else {}
 
     def _list(self, kind: Kind, call: Call, exchange: Exchange | Unheard) -> None:
         limit, token = _number(call, "limit"), call.query.get("continue", "")

@@ -70,6 +70,9 @@ class Revision:
     trouble: tuple[str, str] | None = None
     """(reason, message) of what keeps its resources from being there."""
     wanted: bool = True
+    """It has not been deleted. (Its ReplicaSet lives a little longer, and replaces pods as long as it does.)"""
+    retired: bool = False
+    """A newer one has its traffic."""
     scaled_down: bool = False
 
 
@@ -99,8 +102,12 @@ class Knative:
         self._behaviours = behaviours
         self.services: dict[Key, Service] = {}
         self._revisions: dict[Key, Revision] = {}
+        self._sets: dict[Key, Revision] = {}
+        """By their ReplicaSet."""
         api.store.shelf(SERVICES).follow(self._see_services)
         api.store.shelf(PODS).follow(self._see_pods)
+        api.store.shelf(REVISIONS).follow(self._see_revisions)
+        api.store.shelf(REPLICASETS).follow(self._see_sets)
 
     def backend(self, name: str, namespace: str) -> Json | None:
         """The pod that the gateway sends requests for a Service to. Raises KeyError when there is no route to it."""
@@ -116,12 +123,22 @@ class Knative:
     def _see_services(self, changes: list[Change]) -> None:
         for change in changes:
             if change.new is None:
-                service = self.services.pop(change.key, None)
-                for revision in service.revisions if service else ():
-                    revision.wanted = False
-                    self._revisions.pop((revision.namespace, revision.name), None)
+                self.services.pop(change.key, None)
             elif change.old is None or change.old.object["spec"] != change.new.object["spec"]:
                 self._api.clock.later(STEP, self._reconcile, change.key)
+
+    def _see_revisions(self, changes: list[Change]) -> None:
+        for change in changes:
+            uid = change.last.object["metadata"]["uid"]
+            revision = self._revisions.get(change.key)
+            if change.new is None and revision is not None and revision.uid == uid:
+                revision.wanted = False
+                del self._revisions[change.key]
+
+    def _see_sets(self, changes: list[Change]) -> None:
+        for change in changes:
+            if change.new is None:
+                self._sets.pop(change.key, None)
 
     def _reconcile(self, key: Key) -> None:
         entry = self._api.store.find(SERVICES, key[1], key[0])
@@ -192,6 +209,7 @@ class Knative:
         )
         service.revisions.append(revision)
         self._revisions[service.namespace, name] = revision
+        self._sets[service.namespace, owner.get("name", "")] = revision
         if self._behaviours.of(revision.template).fail == "ContainerMissing":
             image = template["spec"]["containers"][0]["image"]
             revision.crash = ("ContainerMissing", f'Unable to fetch image "{image}": failed to resolve image to digest')
@@ -223,7 +241,8 @@ class Knative:
     # Pods
 
     def _make_pod(self, revision: Revision) -> None:
-        if not revision.wanted or revision.scaled_down or revision.pod:
+        alive = (revision.namespace, revision.owner.get("name", "")) in self._sets
+        if not alive or revision.retired or revision.scaled_down or revision.pod:
             return
         name = f"{revision.owner.get('name', revision.name)}-{self._api.suffix()}"
         metadata = revision.template["metadata"] | {"name": name, "ownerReferences": [revision.owner]}
@@ -244,8 +263,8 @@ class Knative:
     def _see_pods(self, changes: list[Change]) -> None:
         for change in changes:
             pod = change.last.object
-            name = (pod["metadata"].get("labels") or {}).get(f"{GROUP}/revision")
-            revision = self._revisions.get((change.key[0], name)) if name else None
+            owners = pod["metadata"].get("ownerReferences")
+            revision = self._sets.get((change.key[0], owners[0]["name"])) if owners else None
             if revision is None or revision.pod != change.key[1]:
                 continue
             failed = pod["status"].get("phase") == "Failed"
@@ -315,7 +334,7 @@ class Knative:
 
     def _changed(self, revision: Revision) -> None:
         service = self.services.get((revision.namespace, revision.service))
-        if service is None or not revision.wanted:
+        if service is None or not revision.wanted or revision.retired:
             return
         latest = service.revisions[-1]
         if revision is latest and revision.was_ready and service.latest_ready != revision.name:
@@ -328,8 +347,8 @@ class Knative:
 
     def _retire(self, revision: Revision) -> None:
         """A newer Revision has the traffic."""
-        if revision.wanted:
-            revision.wanted = False
+        if not revision.retired:
+            revision.retired = True
             if revision.pod and self._api.store.find(PODS, revision.pod, revision.namespace):
                 self._api.delete(PODS, revision.pod, revision.namespace)
 

@@ -59,7 +59,6 @@ class Run:
     before: list[str] | None = None
     """What the container before this one printed."""
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
-    end: asyncio.TimerHandle | None = None
 
     @property
     def knative(self) -> bool:
@@ -247,33 +246,38 @@ class Kubelet:
     # Ending
 
     def _terminate(self, run: Run, grace: float) -> None:
-        """It was told to go: it does within its grace period. A later order can only make that shorter."""
-        if self._nodes.lost(run.node):
+        """It was told to go: it does within its grace period.
+
+        queue-proxy takes its time even if what it serves never ran; and a kubelet that has begun to wait for it is not
+        hurried by a second order, whatever grace period that one says."""
+        if self._nodes.lost(run.node) or run.draining:
             return
-        ran = run.running and not run.failures
-        usual = DRAIN if run.knative and ran else QUICK
-        wait = min(run.behaviour.drain if run.behaviour.drain is not None and ran else usual, grace)
-        if run.end is not None:
-            if run.end.when() <= self._api.clock.time + wait:
-                return
-            run.end.cancel()
-        elif run.ready and wait > 5.0:
+        usual = DRAIN if run.knative and run.sandbox else QUICK
+        drain = usual if run.behaviour.drain is None else run.behaviour.drain
+        wait = min(drain, grace)
+        if run.ready and wait > 5.0:
             self._later(run, 3.0, self._unready)
         run.draining = True
-        run.end = self._api.clock.later(wait, self._ended, run)
+        self._api.clock.later(wait, self._ended, run, wait < drain)
 
     def _unready(self, run: Run) -> None:
         run.ready = False
         self._write(run)
 
-    def _ended(self, run: Run) -> None:
-        if self.runs.get(run.uid) is not run or self._nodes.lost(run.node):
+    def _ended(self, run: Run, killed: bool) -> None:
+        if self.runs.get(run.uid) is not run:
+            return
+        if self._nodes.lost(run.node):
+            run.draining = False
             return
         run.forget()
         run.ready = False
-        if run.phase != "Failed":
-            run.phase = "Succeeded"
-            run.state = {"terminated": {"exitCode": 0, "reason": "Completed", "finishedAt": self._api.clock.stamp()}}
+        if run.phase == "Running":
+            failed = killed or not run.running
+            run.phase = "Failed" if failed else "Succeeded"
+            if run.running:
+                how: Json = {"exitCode": 137, "reason": "Error"} if killed else {"exitCode": 0, "reason": "Completed"}
+                run.state = {"terminated": how | {"finishedAt": self._api.clock.stamp()}}
             self._write(run)
         self._api.clock.later(LAST, self._remove, run)
 

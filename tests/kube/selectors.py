@@ -35,7 +35,7 @@ def labels(selector: str) -> Match:
     while at < len(selector):
         found = _REQUIREMENT.match(selector, at)
         if found is None or found.end() == at:
-            raise bad_request(f"unable to parse requirement: found '{selector[at:]}', expected: identifier, ',' or end")
+            raise bad_request(f"found '{selector[at:].split()[-1]}', expected: ',' or 'end of string'")
         tests.append(_label_test(found))
         at = found.end()
     if not tests:

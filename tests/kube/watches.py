@@ -15,6 +15,9 @@ from tests.kube.store import Change, Entry, Follower, Json, Key, Shelf
 BOOKMARKS = 60.0
 """Seconds between bookmarks."""
 
+LAST_BOOKMARK = 2.0
+"""Seconds before the end of a watch at which it says once more how far it has got."""
+
 
 class Stream(Protocol):
     """An open response."""
@@ -60,6 +63,8 @@ class Watch:
             self._timers.append(loop.call_later(self._faults.watches.cut_every, self.cut))
         if self._bookmarks:
             self._timers.append(loop.call_later(BOOKMARKS, self._bookmark))
+            if timeout > 2 * LAST_BOOKMARK:
+                self._timers.append(loop.call_later(timeout - LAST_BOOKMARK, self.bookmark))
         if self._faults.watches.deaf:
             return
         for entry in present:

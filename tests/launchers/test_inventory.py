@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssis_dispatcher.core.slices import Pool, Slice, SliceKind, cpu_slice, parse_resource
+from ssis_dispatcher.core.slices import Host, Pool, Slice, SliceKind, cpu_slice, parse_resource
 from ssis_dispatcher.files import BadFile
 from ssis_dispatcher.launchers.inventory import (
     dump_inventory,
     load_inventory,
+    parse_cluster,
     parse_inventory,
     shipped_inventories,
 )
@@ -98,6 +99,13 @@ nodes:
         ("nodes: [{name: a, 5: x}]", "the key 5 must be text"),
         ("nodes: [{name: a}, {name: a}]", "f.yaml: nodes[1]: there is another node `a`"),
         ("nodes: [{name: a, resource: {}}]", "f.yaml: nodes[0]: unknown key `resource`. Did you mean `resources`?"),
+        ("nodes: [{name: a, host: {cpus: 4}}]", "(a), host: Object missing required field memory_mib"),
+        ("nodes: [{name: a, host: {cpu: 4, memory_mib: 1}}]", "(a), host: unknown key `cpu`. Did you mean `cpus`?"),
+        ("nodes: [{name: a, host: {cpus: .nan, memory_mib: 1}}]", "(a), host, cpus: cannot be nan"),
+        ("nodes: [{name: a, host: {cpus: -1, memory_mib: 1}}]", "(a), host, cpus: cannot be -1"),
+        ("nodes: [{name: a, host: {cpus: 1, memory_mib: -1}}]", "what is free must be between 0 and what there is"),
+        ("nodes: [{name: a, host: {cpus: 1, memory_mib: 1, free_cpus: 2}}]", "what is free must be between 0"),
+        ("nodes: [{name: a, host: 64}]", "(a), host: expected a mapping of names to values"),
         ("nodes: [{name: a, count: 0}]", "f.yaml: nodes[0] (a), count: must be between 1 and 10000"),
         ("nodes: [{name: a, count: many}]", "f.yaml: nodes[0] (a), count: expected int, got str"),
         ("nodes: [{name: a, count: 9999}, {name: b, count: 9999}]", "more than 10000 nodes"),
@@ -169,6 +177,38 @@ def test_whatever_there_is_survives_being_written_and_read(rows: list[tuple[Slic
     rows.sort(key=lambda row: row[0].name)
     pools = tuple(Pool("n", slice, total + taken, taken) for slice, total, taken in rows)
     assert parse_inventory(dump_inventory(pools)) == pools
+
+
+HOSTS = st.tuples(st.integers(0, 99_999), st.integers(0, 1 << 30), st.integers(0, 99_999), st.integers(0, 1 << 30))
+
+
+@given(st.dictionaries(st.sampled_from("abc"), HOSTS), st.sets(st.sampled_from("abd")))
+def test_cpu_and_memory_of_nodes_survive(numbers: dict[str, tuple[int, int, int, int]], slices: set[str]) -> None:
+    pools = tuple(Pool(node, cpu_slice(2048, 0.25), 3) for node in sorted(slices))
+    hosts = {
+        Host(node, cpu, mib, cpu + more_cpu, mib + more_mib) for node, (cpu, mib, more_cpu, more_mib) in numbers.items()
+    }
+    hosts |= {Host("free", 1500, 4096)}
+    found = parse_cluster(dump_inventory(pools, hosts))
+    assert found.pools == pools
+    assert set(found.hosts) == hosts
+
+
+def test_what_a_node_has_beside_its_slices_is_read_for_each_of_its_kind() -> None:
+    text = """
+nodes:
+  - name: a
+    count: 2
+    host: {cpus: 64, memory_mib: 524288, free_cpus: 12.5}
+    resources: {nvidia.com/gpu-4gb: 2}
+  - name: b
+    host: {cpus: 8, memory_mib: 1024}
+"""
+    assert parse_cluster(text).hosts == (
+        Host("a-1", 12_500, 524_288, 64_000, 524_288),
+        Host("a-2", 12_500, 524_288, 64_000, 524_288),
+        Host("b", 8_000, 1_024),
+    )
 
 
 def test_shares_of_ram_survive() -> None:

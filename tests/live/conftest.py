@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.live.support import Dispatcher, running, write_settings
 
-SHARES = {"cpu_slices": "24x512MiB", "launches_per_minute": 1000}
+SHARES: dict[str, Any] = {"cpu_slices": "24x512MiB", "launches_per_minute": 1000}
 
 Start = Callable[..., Dispatcher]
 

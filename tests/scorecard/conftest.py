@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 from tests.http.support import Script, until
+from tests.loops import new_uvloop
 from tests.scorecard.support import House, answer
 
 from ssis_dispatcher.gateway.keys import KeyFile
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"uvloop": uvloop.new_event_loop}
+    return {"uvloop": new_uvloop}
 
 
 OpenHouse = Callable[..., Awaitable[House]]

@@ -41,8 +41,8 @@ class Platform(FakeLauncher):
     and ``begun`` (loop times) are kept."""
 
     def __init__(self, port: int) -> None:
-        super().__init__(POOLS, lambda order: self.outcome, address=f"127.0.0.1:{port}")
         self.outcome = Outcome()
+        super().__init__(POOLS, lambda order: self.outcome, address=f"127.0.0.1:{port}")
         self.open = asyncio.Event()
         self.open.set()
         self.orders: list[Launch] = []
@@ -129,8 +129,10 @@ class House:
 
     async def close(self) -> None:
         self.platform.open.set()
-        await self.quiet()
-        await self.program.close()
+        try:
+            await self.quiet()
+        finally:
+            await self.program.close()
 
 
 def settings(folder: Path, **changes: Any) -> Settings:

@@ -29,10 +29,11 @@ from ssis_dispatcher.errors import DispatchError, Problem
 from ssis_dispatcher.files import BadFile
 from ssis_dispatcher.gateway.following import LEADER_CHANGED, Following
 from ssis_dispatcher.launchers.knative.api import CONFIGMAPS, EVENTS, ApiError, Kube
+from ssis_dispatcher.launchers.knative.credentials import NoCluster
 from ssis_dispatcher.launchers.knative.launcher import KnativeLauncher
 from ssis_dispatcher.launchers.knative.lease import Lease
-from ssis_dispatcher.launchers.knative.manifests import host_request
 from ssis_dispatcher.launchers.knative.options import PodSource
+from ssis_dispatcher.launchers.knative.specs import host_request
 from ssis_dispatcher.launchers.knative.watch import Mirror
 from ssis_dispatcher.models.access import PUBLIC
 from ssis_dispatcher.models.directory import Served
@@ -72,7 +73,10 @@ class Cluster:
 
     def __init__(self, settings: Settings) -> None:
         self.engines = served(settings)
-        self.kube = Kube.find(settings.kube_context)
+        try:
+            self.kube = Kube.find(settings.kube_context)
+        except NoCluster as error:
+            raise DispatchError(str(error)) from error
         self.store = ConfigMapStore(self.kube, settings.namespace, LEARNED)
         self.choices = choices(settings, None, self.engines)
         self._settings = settings
@@ -139,8 +143,8 @@ class Cluster:
     def begin(self, port: int) -> None:
         """Stand for election, and watch what the operator chooses."""
         settings = self._settings
-        address = settings.replica_address or _own_address(port)
-        self._lease = Lease(self.kube, settings.namespace, settings.lease, identity(), address, changed=self._moved)
+        self._address = settings.replica_address or _own_address(port)
+        self._lease = self._candidate()
         self.kube.fence = lambda: self._lease.certain
         config = Mirror(
             self.kube,
@@ -154,6 +158,11 @@ class Cluster:
         tasks.start(config.run(), "dispatcher-config")
         tasks.start(self.store.run(), "learned facts")
         tasks.start(self._hold_office(), "office")
+
+    def _candidate(self, *, stands: bool = True) -> Lease:
+        """Our part in the election, or only our eye on it."""
+        namespace, name = self._settings.namespace, self._settings.lease
+        return Lease(self.kube, namespace, name, identity(), self._address, changed=self._moved, stands=stands)
 
     def _moved(self) -> None:
         self._tie()
@@ -191,7 +200,10 @@ class Cluster:
     async def leave(self) -> None:
         """Hand the lead over, for good: this process is about to end."""
         await self.abdicate()
-        await self._lease.release()
+        released = self._lease
+        await released.release()
+        self._lease = self._candidate(stands=False)
+        self._dispatcher.tasks.start(self._lease.run(), "who leads now")
 
     def look(self) -> None:
         """Once a second: may anything be started and stopped?"""

@@ -14,7 +14,7 @@ from ssis_dispatcher.core.messages import InventoryChanged
 from ssis_dispatcher.core.placement import Plan
 from ssis_dispatcher.core.slices import Pool, SliceKind
 from ssis_dispatcher.engines.registry import ENGINES
-from ssis_dispatcher.launchers.inventory import load_inventory
+from ssis_dispatcher.launchers.inventory import Cluster, load_cluster
 from ssis_dispatcher.models.directory import Served
 from ssis_dispatcher.models.naming import parse_name
 from ssis_dispatcher.models.sources import CachedModel
@@ -31,20 +31,20 @@ def plan_offline(
 ) -> Plan:
     """Where ``model`` would run on the slices of ``inventory`` (a file or a shipped one; None: this machine), all of them
     free but for what the file says. Raises `DispatchError` and `BadFile`."""
-    pools = load_inventory(inventory) if inventory else tuple(local_pools(settings))
-    engines, default = _engines(settings, pools)
+    cluster = load_cluster(inventory) if inventory else Cluster(tuple(local_pools(settings)))
+    engines, default = _engines(settings, cluster.pools)
     knowledge = Knowledge(settings, engines=engines, default_engine=default, lasting=False)
     try:
-        return asyncio.run(_plan(knowledge, pools, model, context, concurrency or 1))
+        return asyncio.run(_plan(knowledge, cluster, model, context, concurrency or 1))
     finally:
         knowledge.close()
 
 
-async def _plan(knowledge: Knowledge, pools: Iterable[Pool], name: str, context: int | None, concurrency: int) -> Plan:
+async def _plan(knowledge: Knowledge, cluster: Cluster, name: str, context: int | None, concurrency: int) -> Plan:
     model = knowledge.directory.identify(name, context=context)
     profile = await knowledge.directory.describe(model)
     fleet = Fleet()
-    fleet.handle(InventoryChanged("plan", tuple(pools)), 0.0)
+    fleet.handle(InventoryChanged("plan", cluster.pools, cluster.hosts), 0.0)
     return views.plan(fleet.book, model, profile, 0.0, concurrency)
 
 

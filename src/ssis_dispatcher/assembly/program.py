@@ -123,6 +123,7 @@ class Program:
             lookup=lambda id: self.gateway.visit(id),
             broadcast=self.broadcast,
             unready=self._unready,
+            follows=lambda: self.following is not None and not self.following.leads,
         )
 
     def _unready(self) -> Problem | None:

@@ -117,7 +117,18 @@ def _needs(profile: dict[str, Any]) -> str:
     if facts["kv_bytes_per_token"] is not None:
         parts.append(f"{facts['kv_bytes_per_token']} bytes per token of context")
     known = " and ".join(parts) if parts else "its size is unknown"
-    return f"Known of it: {known} (source: {facts['source']})." + (f" {facts['note']}" if facts["note"] else "")
+    told = f"Known of it: {known} (source: {facts['source']})." + (f" {facts['note']}" if facts["note"] else "")
+    return told + _asks(profile)
+
+
+def _asks(profile: dict[str, Any]) -> str:
+    """What a server asks of its node beside the slice; "" where that is nothing."""
+    asks = []
+    if profile["host_mib"]:
+        asks.append(f"{mib(profile['host_mib'])} of memory")
+    if profile["host_cpu_millis"]:
+        asks.append(f"{profile['host_cpu_millis'] / 1000:g} CPUs")
+    return f"\nBeside the slice, a server asks {' and '.join(asks)} of its node." if asks else ""
 
 
 def _candidate(candidate: dict[str, Any]) -> tuple[str | int, ...]:

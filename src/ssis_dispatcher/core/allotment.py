@@ -16,7 +16,7 @@ from ssis_dispatcher.core.messages import Describe, Launch
 from ssis_dispatcher.core.racks import Rack
 from ssis_dispatcher.core.servers import Server, State, server_name
 from ssis_dispatcher.core.shelves import Bin, Shelf
-from ssis_dispatcher.core.sizing import Fit
+from ssis_dispatcher.core.sizing import NOTHING, Fit
 from ssis_dispatcher.core.slices import PENDING
 from ssis_dispatcher.core.states import ModelState, Need
 from ssis_dispatcher.errors import Problem
@@ -110,6 +110,7 @@ class Allotment:
         if not need.order:
             need.order = self._book.next_order()
         need.places = self._places(need.model, need.caller)
+        need.ask = need.model.profile.ask if need.model.profile is not None else NOTHING
         for _, shelf in need.places:
             shelf.hang(need, need.overtaken >= self._book.policy.overtakes)
         bins = [shelf.bins for _, shelf in need.places]

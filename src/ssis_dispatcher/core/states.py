@@ -8,7 +8,7 @@ from ssis_dispatcher.core.callers import Caller
 from ssis_dispatcher.core.lines import Line
 from ssis_dispatcher.core.messages import Model
 from ssis_dispatcher.core.servers import Server, State
-from ssis_dispatcher.core.sizing import NOTHING, Ask, Fit, Profile
+from ssis_dispatcher.core.sizing import NOTHING, Fit, Profile
 from ssis_dispatcher.errors import Problem
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 class Need:
     """A model needs a server: a launch in waiting, on the account of the caller who wanted it first.
 
-    ``order`` is its turn, given when it is known what it needs (0 until then). It hangs on the shelves of ``places``;
-    ``claims`` are the servers that stop to make room for it.
+    ``order`` is its turn, given when it is known what it needs (0 until then). It hangs on the shelves of ``places``,
+    and asks ``ask`` of a node; ``claims`` are the servers that stop to make room for it.
     """
 
-    __slots__ = ("caller", "cause", "claims", "model", "order", "overtaken", "places")
+    __slots__ = ("ask", "caller", "cause", "claims", "model", "order", "overtaken", "places")
 
     def __init__(self, model: ModelState, caller: Caller, cause: str) -> None:
         self.model = model
@@ -31,13 +31,8 @@ class Need:
         self.order = 0
         self.overtaken = 0
         self.places: Places = ()
+        self.ask = NOTHING
         self.claims: dict[str, Server] = {}
-
-    @property
-    def ask(self) -> Ask:
-        """What a server of this model asks of its node, as far as that is known."""
-        profile = self.model.profile
-        return NOTHING if profile is None else profile.ask
 
 
 class ModelState:

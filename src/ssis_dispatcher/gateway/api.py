@@ -171,6 +171,8 @@ class Gateway:
         for inference in list(self.requests.values()):
             if inference.relay is not None:
                 inference.relay.cut(DispatchError.of(problem))
+        if self._following is not None:
+            self._following.cut_off(problem)
 
     # Held requests: one timer for all of them
 

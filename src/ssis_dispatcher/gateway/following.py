@@ -58,6 +58,8 @@ class Following:
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._held: dict[_Forwarded, asyncio.TimerHandle] = {}
+        self.under_way: set[_Forwarded] = set()
+        """Requests that a leader has now."""
 
     @property
     def held(self) -> int:
@@ -95,6 +97,14 @@ class Following:
         for request, timer in held.items():
             timer.cancel()
             self.begin(request)
+
+    def cut_off(self, problem: Problem) -> None:
+        """End every request that is held or under way; its caller is told why."""
+        held, self._held = self._held, {}
+        for timer in held.values():
+            timer.cancel()
+        for request in [*held, *self.under_way]:
+            request.cut(problem)
 
     def forget(self, request: _Forwarded) -> None:
         """Its caller left."""
@@ -145,6 +155,7 @@ class _Forwarded:
         host = exchange.header(b"host") or None
         call = pool.send(address, exchange.method, exchange.target, headers, exchange.body, self, host)
         self._call = call
+        self._following.under_way.add(self)
         exchange.on_gone = self._caller_left
         exchange.on_pause = call.pause
         exchange.on_resume = call.resume
@@ -159,15 +170,30 @@ class _Forwarded:
         body, content_type = self._render(self.exchange, problem)
         self.exchange.reply(problem.status, body, content_type, retry_headers(problem))
 
+    def cut(self, problem: Problem) -> None:
+        """Give it up; an answer that has begun breaks off."""
+        self._caller_left()
+        self.exchange.on_gone = None
+        if self.exchange.status:
+            self.exchange.abort()
+        else:
+            self.refuse(problem)
+
     def _caller_left(self) -> None:
-        call, self._call = self._call, None
+        call = self._over()
         if call is not None:
             call.cancel()
+
+    def _over(self) -> Call | None:
+        """No leader has it any more."""
+        self._following.under_way.discard(self)
+        call, self._call = self._call, None
+        return call
 
     # What comes from the leader
 
     def on_reply(self, status: int, headers: list[Header], body: bytes) -> None:
-        self._call = None
+        self._over()
         self.exchange.answer(status, _back(headers), body)
 
     def on_head(self, status: int, headers: list[Header], length: int | None) -> None:
@@ -177,11 +203,11 @@ class _Forwarded:
         self.exchange.write(data)
 
     def on_end(self) -> None:
-        self._call = None
+        self._over()
         self.exchange.finish()
 
     def on_failed(self, error: UpstreamError) -> None:
-        self._call = None
+        self._over()
         exchange = self.exchange
         exchange.on_gone = exchange.on_pause = exchange.on_resume = None
         if exchange.status:

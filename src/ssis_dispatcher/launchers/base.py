@@ -29,12 +29,21 @@ class Launcher(Protocol):
     name: str
 
     async def watch(self, report: Report) -> None:
-        """Report `InventoryChanged` first, then everything that happens by itself: changes of the inventory,
-        `ServerAdopted`, and `ServerFailed` for servers whose launch had already succeeded. Runs until cancelled."""
+        """Report what is there, then everything that happens by itself. Runs until cancelled, and may be begun anew.
+
+        First `ServerAdopted` for every server of ours that runs already, and only then `InventoryChanged`: with that the
+        fleet begins to launch, and what it does not know by then it starts a second time. An address of None means that the
+        server is still starting; `ServerReady`, `ServerFailed` and `ServerPlaced` then follow from here, as they do from
+        `launch` for others. What was reported before may be reported again.
+
+        Afterwards: changes of the inventory, always as the whole picture, without what our own servers hold of slices, CPU
+        and memory; `ServerFailed` for servers whose launch had already succeeded, once each; and `HandsTied` while nothing
+        can be started, stopped or seen."""
 
     async def launch(self, order: Launch, report: Report) -> ServerReady:
-        """Start a server and return when it can answer. Phases go to ``report`` as `ServerProgressed` (and the node as
-        `ServerPlaced` where the platform chooses it). Raises `LaunchFailed`. Cancelling it leaves the server to `stop`."""
+        """Start a server and return when it can answer. Phases go to ``report`` as `ServerProgressed`, and the node as
+        `ServerPlaced` where the platform chooses it: always for an order on `core.slices.PENDING`, and whenever it is not
+        the one of the order. Raises `LaunchFailed`. Cancelling it leaves the server to `stop`."""
 
     async def stop(self, server: str, grace: float) -> None:
         """Stop a server, starting or running: let it finish what it has for ``grace`` seconds, then by force. Returns

@@ -20,8 +20,8 @@ from ssis_dispatcher.models.memo import Memo
 PUBLIC = "public"
 GATED = "gated"
 
-GOOD_FOR = 3600.0
-"""Seconds for which the hub's word about a token holds."""
+GOOD_FOR = 300.0
+"""Seconds for which the hub's word about a token holds: as long as somebody may be served who has lost access."""
 
 
 class Access:

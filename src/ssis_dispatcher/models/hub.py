@@ -79,7 +79,8 @@ class Hub:
         return self._answer("files", id, revision, token, ask, hubcache.files)
 
     def may_read(self, id: str, token: str | None = None) -> bool:
-        """Whether the hub lets this token read the model's files; with "" for a token, whether everybody may."""
+        """Whether the hub lets this token read the model's files; with "" for a token, whether everybody may. It is not
+        remembered: for how long it holds is for the one to say who acts on it."""
 
         def ask(inquiry: Inquiry) -> bool:
             try:
@@ -88,7 +89,7 @@ class Hub:
                 return False
             return True
 
-        return self._answer("may_read", id, "", token, ask, lambda snapshot: None)
+        return self._answer("may_read", id, "", token, ask, lambda snapshot: None, kept=0.0)
 
     def forget(self) -> None:
         """Ask everything anew from now on."""
@@ -102,27 +103,35 @@ class Hub:
         token: str | None,
         ask: Callable[[Inquiry], T],
         look: Callable[[Path], T | None],
+        kept: float = _KEPT,
     ) -> T:
-        """The remembered answer to ``what``, else a new one from the hub (``ask``), else from the cache (``look``)."""
+        """The remembered answer to ``what``, else a new one from the hub (``ask``), else from the cache (``look``). The hub's
+        is remembered for ``kept`` seconds."""
         token = self._token if token is None else token
         key = what, id, revision, hashlib.sha256(token.encode()).hexdigest() if token else ""
         known = self._known.get(key)
         if known is None:
-            known, seconds = self._find(id, revision, token, ask, look)
+            known, seconds = self._find(id, revision, token, ask, look, kept)
             self._known.put(key, known, seconds)
         if isinstance(known, HubError):
             raise known.__class__(*known.args)
         return cast(T, known)
 
     def _find(
-        self, id: str, revision: str, token: str, ask: Callable[[Inquiry], T], look: Callable[[Path], T | None]
+        self,
+        id: str,
+        revision: str,
+        token: str,
+        ask: Callable[[Inquiry], T],
+        look: Callable[[Path], T | None],
+        kept: float,
     ) -> tuple[object, float]:
         """An answer or a `HubError`, and for how many seconds it is good."""
         try:
             if self.offline:
                 host = host_of(self.endpoint)
                 raise HubOffline(f"{id} is not in the local cache, and {host} must not be asked (offline).")
-            return ask(Inquiry(self.endpoint, id, revision, token, self._timeout, self._clock)), _KEPT
+            return ask(Inquiry(self.endpoint, id, revision, token, self._timeout, self._clock)), kept
         except HubUnreachable as error:
             snapshot = self._cache and hubcache.snapshot(self._cache, id, revision)
             found = look(snapshot) if snapshot else None

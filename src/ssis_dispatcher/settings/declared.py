@@ -224,7 +224,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Pairs,
         Setting(
             "knative",
-            "Images by engine, or by engine and slice: `vllm=…`, `tgi/mig=…`; slices are `mig`, `mps`, `nebuly`, `gpu`, `cpu`.",
+            "Images by engine, or by engine and slice (`mig`, `mps`, `nebuly`, `gpu`, `cpu`): `vllm=…`, `tgi/mig=…`.",
         ),
     ] = ()
     server_uids: Annotated[

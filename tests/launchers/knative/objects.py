@@ -59,7 +59,7 @@ def node(name: str = "n", /, *, labels: dict[str, str] | None = None, ready: str
         "spec": spec,
         "status": {
             "allocatable": {key: str(value) for key, value in room.items()},
-            "capacity": {key: "999" for key in room},
+            "capacity": dict.fromkeys(room, "999"),
             "conditions": [{"type": "MemoryPressure", "status": "False"}, {"type": "Ready", "status": ready}],
         },
     }
@@ -85,7 +85,11 @@ def pod(
     if service:
         metadata["labels"] = {"serving.knative.dev/service": service}
     container = {"name": "user-container", "resources": {"requests": asks or {}}}
-    made: Object = {"metadata": metadata, "spec": {"containers": [container], **(spec or {})}, "status": {"phase": phase}}
+    made: Object = {
+        "metadata": metadata,
+        "spec": {"containers": [container], **(spec or {})},
+        "status": {"phase": phase},
+    }
     if on:
         made["spec"]["nodeName"] = on
     return made

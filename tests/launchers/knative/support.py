@@ -18,8 +18,8 @@ def now() -> float:
 
 @contextlib.asynccontextmanager
 async def clustered(**how: Any) -> AsyncIterator[tuple[FakeCluster, Kube]]:
-    """A cluster and a client of its API."""
-    async with FakeCluster(**how) as cluster:
+    """A cluster, without Knative unless asked for, and a client of its API."""
+    async with FakeCluster(**{"knative": None, **how}) as cluster:
         kube = Kube.at(cluster.url)
         try:
             yield cluster, kube

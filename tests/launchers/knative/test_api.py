@@ -21,7 +21,6 @@ from ssis_dispatcher.launchers.knative.api import (
     LEASES,
     NODES,
     PODS,
-    SERVICES,
     ApiError,
     Kube,
     Lines,
@@ -345,7 +344,9 @@ async def test_a_watch_tells_what_happens_until_its_time_is_up() -> None:
             await kube.delete(CONFIGMAPS, "a")
             events = await watch
         assert isinstance(events, list)
-        assert [event["type"] for event in events] == ["ADDED", "DELETED", "BOOKMARK"]
+        types = [event["type"] for event in events]
+        assert types[:2] == ["ADDED", "DELETED"]
+        assert set(types[2:]) == {"BOOKMARK"}
         assert now() - began == pytest.approx(90.0, abs=1.0)
 
 
@@ -394,7 +395,7 @@ async def test_many_watches_leave_room_for_calls() -> None:
     async with clustered() as (cluster, kube), running(*(events_of(kube, "1", timeout=600.0) for _ in range(40))):
         await until(lambda: len(cluster.front.watches) == 40)
         began = now()
-        await asyncio.gather(*(kube.list(SERVICES) for _ in range(40)))
+        await asyncio.gather(*(kube.list(PODS) for _ in range(40)))
         assert now() - began < 1.0
 
 

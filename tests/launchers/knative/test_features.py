@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.launchers.knative.objects import GPU, MIG, NEBULY, NVIDIA_MPS
 
 from ssis_dispatcher.launchers.knative import features as f
 from ssis_dispatcher.launchers.knative.features import Features, mps_needs, needs, refusal
 from ssis_dispatcher.launchers.knative.options import KnativeOptions, Toleration, VolumeKind, Weights
-from tests.launchers.knative.objects import GPU, MIG, NEBULY, NVIDIA_MPS
 
 
 def config(version: str | None = None, **data: str) -> dict[str, Any]:
@@ -87,9 +87,7 @@ def test_a_flag_that_this_knative_does_not_know_is_off_whatever_it_says() -> Non
     assert Features.of(config(None, **{f.HOST_IPC: "enabled"}), None).on(f.HOST_IPC)
 
 
-@pytest.mark.parametrize(
-    ("written", "seconds"), [("3600", 3600), ("", 600), ("0", 600), ("ten", 600), ("1200 ", 1200)]
-)
+@pytest.mark.parametrize(("written", "seconds"), [("3600", 3600), ("", 600), ("0", 600), ("ten", 600), ("1200 ", 1200)])
 def test_trap_1_the_longest_time_a_request_may_take(written: str, seconds: int) -> None:
     assert Features.of(None, config(**{"max-revision-timeout-seconds": written})).max_timeout == seconds
 

@@ -9,17 +9,17 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.launchers.knative.objects import CPU, GPU, order
 
 from ssis_dispatcher.core.messages import Launch, Model, ServerAdopted
 from ssis_dispatcher.core.servers import server_name
 from ssis_dispatcher.core.sizing import ModelFacts, Profile
 from ssis_dispatcher.core.slices import Pool, Slice, SliceKind
 from ssis_dispatcher.engines.registry import ENGINES
-from ssis_dispatcher.launchers.knative import manifests, names
+from ssis_dispatcher.launchers.knative import manifests, names, specs
 from ssis_dispatcher.launchers.knative.features import Features
 from ssis_dispatcher.launchers.knative.names import Adopted, Unreadable
 from ssis_dispatcher.launchers.knative.options import KnativeOptions, PodSource
-from tests.launchers.knative.objects import CPU, GPU, order
 
 WORDS = st.text(min_size=1, max_size=40)
 NUMBERS = st.integers(0, 1 << 40)
@@ -81,7 +81,7 @@ def test_the_node_that_the_pod_runs_on_is_truer_than_the_plan() -> None:
 def test_what_was_written_can_be_read_when_it_comes_from_the_manifest_itself() -> None:
     for slice, count in ((GPU, 2), (CPU, 1)):
         launch = order(slice, count=count)
-        spec = manifests.spec_of(launch, ENGINES["tgi"], PodSource("org/name"), KnativeOptions(), Features())
+        spec = specs.spec_of(launch, ENGINES["tgi"], PodSource("org/name"), KnativeOptions(), Features())
         for service in (manifests.service(spec), names.trim_service(manifests.service(spec))):
             found = names.read(service)
             assert isinstance(found, Adopted)
@@ -157,8 +157,8 @@ def test_labels_are_such_as_kubernetes_takes(id: str, revision: str) -> None:
 
 @given(id=WORDS | st.sampled_from(["7b-model", "01-ai/Yi-34B", "a/b-c", "a/b.c"]), replica=st.integers(0, 99))
 def test_trap_12_names_of_services_are_dns_labels_without_a_hyphen(id: str, replica: int) -> None:
-    """DNS-1035: it begins with a letter. Without a hyphen, because SSIS's autoscaler takes what is before the first one; short,
-    because Knative appends to it."""
+    """DNS-1035: it begins with a letter. Without a hyphen, because SSIS's autoscaler takes what is before the first
+    one; short, because Knative appends to it."""
     name = server_name(Model.of(id), replica)
     assert re.fullmatch(r"[a-z][a-z0-9]{10,29}", name)
 

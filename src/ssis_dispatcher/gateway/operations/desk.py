@@ -34,7 +34,8 @@ class Operations:
     """``listing`` names the models of the directory; ``identify`` resolves what a caller wishes and raises
     `DispatchError` where it cannot be served; ``plan`` takes a wish and the seats wanted at once; ``exposition`` is the
     page of metrics; ``lookup`` finds the visit of a request id among the inference requests; ``unready`` gives reasons
-    for not being ready besides those of the fleet, such as the quiet period before a drain; ``acquaint`` asks the hub about
+    for not being ready besides those of the fleet, such as the quiet period before a drain; ``follows`` tells that another
+    replica keeps the book; ``acquaint`` asks the hub about
     the token that comes with a wish, so that a public model is the same model whatever token is shown.
     """
 
@@ -46,6 +47,7 @@ class Operations:
     lookup: Callable[[str], int | None]
     broadcast: Broadcast
     unready: Callable[[], Problem | None] = _nothing_else
+    follows: Callable[[], bool] = lambda: False
     acquaint: Callable[[Wish], Awaitable[None]] = _nobody_to_ask
     warmings: Warmings = field(default_factory=Warmings)
     began: int = field(default_factory=lambda: int(time.time()))

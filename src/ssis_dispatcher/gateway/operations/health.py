@@ -34,9 +34,10 @@ def _why_not(desk: Operations) -> Problem | None:
     book = desk.dispatcher.fleet.book
     if book.draining:
         return DRAINING
-    if not book.stock.known:
+    problem = desk.unready()
+    if problem is None and not book.stock.known and not desk.follows():
         return _NO_INVENTORY
-    return desk.unready()
+    return problem
 
 
 async def metrics(desk: Operations, request: Request) -> Response:

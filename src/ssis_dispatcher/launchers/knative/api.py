@@ -124,8 +124,9 @@ class Lines:
 class Kube:
     """One cluster's API.
 
-    ``reachable``: whether the API server answered when it was last asked anything. ``fence``, where set, is asked right
-    before every attempt to write anything but a Lease: False, and the attempt ends as an `ApiError` that is ``fenced``.
+    ``reachable``: whether the API server answered when it was last asked anything; `returned` is set while it does.
+    ``fence``, where set, is asked right before every attempt to write anything but a Lease: False, and the attempt ends as
+    an `ApiError` that is ``fenced``.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class Kube:
         self.base_url = base_url
         self.namespace = namespace
         self.reachable = False
+        self.returned = asyncio.Event()
         self.fence: Callable[[], bool] | None = None
         self._answered_at = float("-inf")
         self._pace = Pace()
@@ -460,6 +462,7 @@ class _Answering:
             raise ApiError(0, "Timeout", "the API server did not answer in time") from late
         if error is None or isinstance(error, ApiError):
             self._kube.reachable, self._kube._answered_at = True, _now()
+            self._kube.returned.set()
         elif isinstance(error, SignInFailed):
             raise ApiError(401, "Unauthorized", str(error)) from error
         elif isinstance(error, httpx2.HTTPError | httpx2.StreamError | OSError):
@@ -473,6 +476,7 @@ class _Answering:
         """No answer to this; but one that came to another call meanwhile is the newer truth."""
         if self._kube._answered_at <= self._began:
             self._kube.reachable = False
+            self._kube.returned.clear()
 
 
 def retry_in(error: ApiError, attempt: int, *, repeatable: bool) -> float | None:

@@ -24,7 +24,7 @@ from ssis_dispatcher.launchers.knative.nodes import Node, trim_node
 from ssis_dispatcher.launchers.knative.options import CpuShare, KnativeOptions
 from ssis_dispatcher.launchers.knative.quantities import MIB, Amounts, amounts, requests
 
-__all__ = ["hostname", "inventory", "trim_node"]
+__all__ = ["concerns", "hostname", "inventory", "trim_node"]
 
 Pod = Mapping[str, Any]
 
@@ -65,7 +65,8 @@ class _Room:
             return False
         has = {slice.name: count for slice, count in node.slices}
         has |= {"cpu": node.cpu_millis, "memory": node.memory_mib * MIB}
-        return all(self.used(name) + amount <= has.get(name, amount) for name, amount in asks.items())
+        counted = {name: amount for name, amount in asks.items() if name in has or parse_resource(name) is not None}
+        return all(not amount or self.used(name) + amount <= has.get(name, 0) for name, amount in counted.items())
 
     @property
     def cpu_left(self) -> int:
@@ -115,6 +116,11 @@ def inventory(
     plain = [room for room in rooms.values() if not room.node.slices]
     pending = _pending_pools(pools, options, features, waiting)
     return pools + _cpu_pools(plain, options, features, quota) + pending, hosts
+
+
+def concerns(old: Pod | None, new: Pod | None) -> bool:
+    """Whether a pod's change may change the inventory. Most do not: they tell how its containers are."""
+    return old is None or new is None or _counted_as(old) != _counted_as(new)
 
 
 def hostname(node: Mapping[str, Any] | None) -> str:
@@ -327,6 +333,12 @@ def _hard(quota: Mapping[str, Any]) -> Amounts:
 
 def _counts(node: Node) -> list[tuple[str, int]]:
     return [(slice.name, count) for slice, count in node.slices]
+
+
+def _counted_as(pod: Pod) -> tuple[object, ...]:
+    leaving = "deletionTimestamp" in pod["metadata"]
+    gated = bool((pod.get("spec") or {}).get("schedulingGates"))
+    return _node_of(pod), _pods.is_live(pod), _pods.is_ready(pod), leaving, gated, requests(pod)
 
 
 def _node_of(pod: Pod) -> str:

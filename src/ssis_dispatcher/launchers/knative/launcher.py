@@ -41,7 +41,7 @@ from ssis_dispatcher.core.slices import PENDING
 from ssis_dispatcher.engines.base import Engine
 from ssis_dispatcher.errors import CallerError, DispatchError
 from ssis_dispatcher.launchers.base import LaunchFailed, Report
-from ssis_dispatcher.launchers.knative import capacity, manifests, names, pods
+from ssis_dispatcher.launchers.knative import capacity, manifests, names, pods, specs
 from ssis_dispatcher.launchers.knative.api import (
     CONFIGMAPS,
     NODES,
@@ -261,8 +261,12 @@ class KnativeLauncher:
             server.seen = True
         self._wake(server)
 
+    def _hostname(self, node: str) -> str:
+        return capacity.hostname(self._nodes.objects.get(("", node)))
+
     def _pod_changed(self, old: Object | None, new: Object | None) -> None:
-        self._stale.set()
+        if capacity.concerns(old, new):
+            self._stale.set()
         metadata = (new or old or {})["metadata"]
         name = (metadata.get("labels") or {}).get(names.SERVICE)
         if name is None or metadata["namespace"] != self.options.namespace:
@@ -400,7 +404,9 @@ class KnativeLauncher:
         if engine is None:
             message = f"there is no engine {order.model.engine!r} on this platform"
             raise LaunchFailed(Failure(FailureKind.MISCONFIGURED, message))
-        service = manifests.service(manifests.spec_of(order, engine, source, self.options, self.features))
+        service = manifests.service(
+            specs.spec_of(order, engine, source, self.options, self.features, self._hostname(order.pool.node))
+        )
         phase("creating", "")
         if source.token:
             secret = manifests.token_secret(order, source.token, self.options)

@@ -50,11 +50,20 @@ class Lease:
     """Our part in the election for the lease ``name``.
 
     ``identity`` must be ours alone, such as the pod's name; ``address`` is where we take requests. ``changed`` is called
-    when any of `leading`, `certain`, `holder` and `address` is no longer what it was.
+    when any of `leading`, `certain`, `holder` and `address` is no longer what it was. Who does not ``stand`` for election
+    only sees who leads.
     """
 
     def __init__(
-        self, kube: Kube, namespace: str, name: str, identity: str, address: str, *, changed: Callable[[], None]
+        self,
+        kube: Kube,
+        namespace: str,
+        name: str,
+        identity: str,
+        address: str,
+        *,
+        changed: Callable[[], None],
+        stands: bool = True,
     ) -> None:
         self._kube = kube
         self._namespace = namespace
@@ -62,6 +71,7 @@ class Lease:
         self._identity = identity
         self._own_address = address
         self._changed = changed
+        self._stands = stands
         self._told: object = (False, False, "", "")
         self._ours = False
         self._released = asyncio.Event()
@@ -136,7 +146,7 @@ class Lease:
 
     async def _rest(self, until: float) -> None:
         """Sleep, in naps that are shorter than what is taken for a pause."""
-        while (left := until - _now()) > 0 and not self._released.is_set():
+        while (left := until - _now()) > 0.001 and not self._released.is_set():
             try:
                 async with asyncio.timeout(min(left, RENEW)):
                     await self._released.wait()
@@ -177,7 +187,7 @@ class Lease:
         first = self._read_at == float("-inf")
         self._record, self._read_at = found, now
         mine = _holder(found) == self._identity or (found is None and (self._ours or first))
-        if mine or self._is_vacant(now):
+        if self._stands and (mine or self._is_vacant(now)):
             await self._write(now)
         else:
             self._ours = False

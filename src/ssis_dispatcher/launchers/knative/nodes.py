@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -152,7 +152,7 @@ def _tolerates(toleration: Toleration, taint: Taint) -> bool:
 
 def _meets(wish: Mapping[str, Any], value: str | None) -> bool:
     """Whether a label's (or field's) value is as a node selector's requirement has it; None: it has none."""
-    values = wish.get("values") or ()
+    values: Sequence[str] = wish.get("values") or ()
     operator = wish.get("operator")
     if operator == "In":
         return value in values

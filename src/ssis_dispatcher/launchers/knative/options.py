@@ -36,7 +36,7 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HostRule(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server asks of its node's CPU and memory; see `manifests.host_request`. ``cpu_millis`` are thousandths of
+    """What a server asks of its node's CPU and memory; see `specs.host_request`. ``cpu_millis`` are thousandths of
     a core. ``engine_mib`` is what an engine needs besides the model, by engine name, where `engines.images` is not
     right for it."""
 

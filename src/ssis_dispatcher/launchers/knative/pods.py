@@ -236,12 +236,13 @@ def _death(pod: Mapping[str, Any], status: Mapping[str, Any], log: Sequence[str]
     end = _end(status)
     reason, code = end.get("reason") or "", end.get("exitCode")
     lines = [*log, *(end.get("message") or "").splitlines()]
-    who = "the server" if status.get("name") != QUEUE_PROXY else "Knative's container beside the server"
+    own = status.get("name") != QUEUE_PROXY
+    who = "the server" if own else "Knative's container beside the server"
     said = _said(lines)
     because = f": {said}" if said else ""
-    if is_out_of_memory(lines):
+    if own and is_out_of_memory(lines):
         return _failure(FailureKind.OUT_OF_MEMORY, f"the slice is too small for {who}{because}")
-    if reason == "OOMKilled" or code == 137:
+    if own and (reason == "OOMKilled" or code == 137):
         return _failure(FailureKind.OUT_OF_MEMORY, f"{who} was killed for the memory it used (exit code {code})")
     if reason in _NEVER_STARTED:
         return _failure(FailureKind.MISCONFIGURED, f"{who} cannot be started{because}")
@@ -258,6 +259,7 @@ def _without_pod(service: Mapping[str, Any]) -> Verdict:
     words = _short(configured.get("message") or "")
     if _is_settled(service) and configured.get("status") == "False":
         return Verdict(False, "scheduling", words, failure=_refused(words), after=SETTLED)
+    words = words or _short(_condition(service, "Ready").get("message") or "")
     return Verdict(False, "scheduling", words or "waiting for Knative to make its pod")
 
 

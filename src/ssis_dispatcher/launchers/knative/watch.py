@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from ssis_dispatcher.launchers.knative.api import PAGE, ApiError, Kind, Kube, Object
 from ssis_dispatcher.launchers.knative.pace import at_least, backoff
@@ -166,7 +166,7 @@ class Mirror:
                     await self._list()
                 await self._follow()
             except ApiError as error:
-                await asyncio.sleep(self._setback(error))
+                await self._rest(self._setback(error))
 
     async def _list(self) -> None:
         try:
@@ -215,6 +215,16 @@ class Mirror:
         if clock() - began < HEALTHY:
             raise ApiError(0, "Ended", "the API server ended a watch that had just begun")
         self.error = None
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep, but after an outage no longer than it lasts: others who ask (for the lease, every second) know first that it
+        is over."""
+        if self._kube.reachable:
+            await asyncio.sleep(seconds)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._kube.returned.wait()
 
     def _take(self, event: Object) -> None:
         if event["type"] == "BOOKMARK":

@@ -1,0 +1,982 @@
+"""What the API does, asked over plain HTTP: the same questions to the fake and, where one is named, to a real API server.
+
+A real one is named by KUBE_CONTRACT_URL (a ``kubectl proxy``) or KUBE_CONTRACT_KUBECONFIG; with Knative on it, and an image
+that its nodes have in KUBE_CONTRACT_IMAGE, servers are run as well. Every test has a namespace of its own there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+from tests.kube.conftest import Json, Server, configmap
+
+MERGE = {"content-type": "application/merge-patch+json"}
+JSON_PATCH = {"content-type": "application/json-patch+json"}
+APPLY = {"content-type": "application/apply-patch+yaml"}
+LEASES = "coordination.k8s.io/v1"
+KNATIVE = "serving.knative.dev/v1"
+NOBODY_HAS = "example.com/nothing"
+
+
+def refused(reply: Any, code: int, reason: str, message: str = "") -> Json:
+    """Check that a reply is a ``Status`` that says so."""
+    body: Json = reply.json()
+    assert (reply.status_code, body["kind"], body["status"], body["code"]) == (code, "Status", "Failure", code), body
+    assert body.get("reason", "") == reason
+    assert re.search(message, body["message"]), body["message"]
+    return body
+
+
+# Creating
+
+
+async def test_what_is_created_has_an_identity(server: Server) -> None:
+    made = await server.make("a", labels={"k": "v"})
+    metadata = made["metadata"]
+    assert metadata["uid"]
+    assert int(metadata["resourceVersion"]) > 0
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", metadata["creationTimestamp"])
+    assert metadata["namespace"] == server.namespace
+    assert made["data"] == {"x": "1"}
+    again = (await server.http.get(server.path("configmaps", "a"))).json()
+    assert again == made
+
+
+async def test_a_name_is_taken_once(server: Server) -> None:
+    await server.make("a")
+    reply = await server.http.post(server.path("configmaps"), json=configmap("a"))
+    body = refused(reply, 409, "AlreadyExists", r'^configmaps "a" already exists$')
+    assert body["details"] == {"name": "a", "kind": "configmaps"}
+
+
+async def test_names_can_be_left_to_the_server(server: Server) -> None:
+    body = configmap("x") | {"metadata": {"generateName": "some-"}}
+    names = [
+        (await server.http.post(server.path("configmaps"), json=body)).json()["metadata"]["name"] for _ in range(2)
+    ]
+    assert len(set(names)) == 2
+    assert all(re.fullmatch(r"some-[a-z0-9]{5}", name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "field", "message"),
+    [
+        ({"name": "Bad_Name"}, "metadata.name", "RFC 1123 subdomain"),
+        ({"name": "a" * 254}, "metadata.name", "must be no more than 253"),
+        ({}, "metadata.name", "name or generateName is required"),
+        ({"name": "a", "labels": {"k": "x/y"}}, "metadata.labels", "a valid label must be"),
+        ({"name": "a", "labels": {"k": "x" * 64}}, "metadata.labels", "must be no more than 63"),
+        ({"name": "a", "labels": {"-k": "x"}}, "metadata.labels", "name part must consist of"),
+        (
+            {"name": "a", "annotations": {"k": "x" * 300_000}},
+            "metadata.annotations",
+            "may not be more than 262144 bytes",
+        ),
+        ({"name": "a", "finalizers": ["nodomain"]}, "metadata.finalizers[0]", "neither a standard finalizer name"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+async def test_what_is_not_well_formed_is_invalid(server: Server, metadata: Json, field: str, message: str) -> None:
+    reply = await server.http.post(server.path("configmaps"), json=configmap("a") | {"metadata": metadata})
+    body = refused(reply, 422, "Invalid", message)
+    assert body["details"]["causes"][0]["field"] == field
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "reason", "message"),
+    [
+        ({"metadata": {"name": "a", "namespace": "other"}}, 400, "BadRequest", "namespace of the provided object"),
+        ({"metadata": {"name": "a", "resourceVersion": "12"}}, 500, "", "resourceVersion should not be set"),
+        ({"kind": "Pod"}, 400, "BadRequest", 'Pod in version "v1" cannot be handled as a ConfigMap'),
+    ],
+    ids=["namespace", "version", "kind"],
+)
+async def test_what_does_not_fit_is_refused(server: Server, change: Json, code: int, reason: str, message: str) -> None:
+    refused(await server.http.post(server.path("configmaps"), json=configmap("a") | change), code, reason, message)
+
+
+async def test_a_body_has_to_be_json(server: Server) -> None:
+    headers = {"content-type": "application/json"}
+    reply = await server.http.post(server.path("configmaps"), content=b"{nope", headers=headers)
+    refused(reply, 400, "BadRequest", "json parse error")
+
+
+async def test_namespaces_have_to_exist(server: Server) -> None:
+    reply = await server.http.post("/api/v1/namespaces/not-there/configmaps", json=configmap("a"))
+    assert refused(reply, 404, "NotFound", '^namespaces "not-there" not found$')["details"]["kind"] == "namespaces"
+
+
+async def test_a_dry_run_leaves_nothing_behind(server: Server) -> None:
+    path, dry = server.path("configmaps"), {"dryRun": "All"}
+    reply = await server.http.post(path, json=configmap("a"), params=dry)
+    assert reply.status_code == 201
+    assert reply.json()["metadata"]["uid"]
+    refused(await server.http.get(f"{path}/a"), 404, "NotFound", '^configmaps "a" not found$')
+    await server.make("a")
+    assert (await server.http.put(f"{path}/a", json=configmap("a", data={"x": "2"}), params=dry)).status_code == 200
+    assert (await server.http.delete(f"{path}/a", params=dry)).status_code == 200
+    assert (await server.http.get(f"{path}/a")).json()["data"] == {"x": "1"}
+    refused(
+        await server.http.post(path, json=configmap("b"), params={"dryRun": "Some"}), 422, "Invalid", "supported values"
+    )
+
+
+# Where nothing is
+
+
+async def test_what_is_not_there(server: Server) -> None:
+    refused(await server.http.get(server.path("configmaps", "a")), 404, "NotFound", '^configmaps "a" not found$')
+    refused(await server.http.get(server.path("nothings")), 404, "NotFound", "could not find the requested resource")
+    refused(await server.http.get(server.path("configmaps", "a/status")), 404, "NotFound", "could not find")
+    refused(await server.http.post(server.path("configmaps", "a"), json=configmap("a")), 405, "MethodNotAllowed")
+    reply = await server.http.get("/apis/nothing.example.com/v1/things")
+    assert (reply.status_code, reply.text.strip()) == (404, "404 page not found")
+
+
+async def test_a_group_is_part_of_the_name(server: Server) -> None:
+    reply = await server.http.get(server.path("leases", "a", group=LEASES))
+    body = refused(reply, 404, "NotFound", '^leases.coordination.k8s.io "a" not found$')
+    assert body["details"] == {"name": "a", "group": "coordination.k8s.io", "kind": "leases"}
+
+
+async def test_versions_and_health(server: Server) -> None:
+    version = (await server.http.get("/version")).json()
+    assert re.match(r"v\d+\.\d+\.\d+", version["gitVersion"])
+    assert int(re.sub(r"\D", "", version["minor"])) > 20
+    assert (await server.http.get("/readyz")).text == "ok"
+    groups = {group["name"] for group in (await server.http.get("/apis")).json()["groups"]}
+    assert {"apps", "coordination.k8s.io"} <= groups
+    resources = {item["name"]: item for item in (await server.http.get("/api/v1")).json()["resources"]}
+    assert resources["pods"]["namespaced"]
+    assert not resources["nodes"]["namespaced"]
+
+
+async def test_what_one_may_do_can_be_asked(server: Server) -> None:
+    attributes = {"namespace": server.namespace, "verb": "list", "resource": "pods"}
+    body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
+    path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+    reply = await server.http.post(path, json=body | {"spec": {"resourceAttributes": attributes}})
+    assert reply.status_code == 201
+    assert reply.json()["status"]["allowed"] is True
+
+
+# Changing
+
+
+async def test_a_stale_update_is_a_conflict(server: Server) -> None:
+    made = await server.make("a")
+    path = server.path("configmaps", "a")
+    changed = (await server.http.put(path, json=made | {"data": {"x": "2"}})).json()
+    assert int(changed["metadata"]["resourceVersion"]) > int(made["metadata"]["resourceVersion"])
+    assert changed["metadata"]["uid"] == made["metadata"]["uid"]
+    reply = await server.http.put(path, json=made | {"data": {"x": "3"}})
+    body = refused(reply, 409, "Conflict", "the object has been modified; please apply your changes")
+    assert body["details"] == {"name": "a", "kind": "configmaps"}
+    version = {"metadata": {"resourceVersion": made["metadata"]["resourceVersion"]}, "data": {"x": "3"}}
+    refused(await server.http.patch(path, json=version, headers=MERGE), 409, "Conflict", "has been modified")
+    assert (await server.http.get(path)).json() == changed
+
+
+async def test_an_update_that_changes_nothing_is_none(server: Server) -> None:
+    made = await server.make("a")
+    reply = await server.http.put(server.path("configmaps", "a"), json=made)
+    assert reply.status_code == 200
+    assert reply.json()["metadata"]["resourceVersion"] == made["metadata"]["resourceVersion"]
+
+
+async def test_an_update_of_what_is_not_there(server: Server) -> None:
+    path = server.path("configmaps", "a")
+    refused(await server.http.put(path, json=configmap("a")), 404, "NotFound")
+    refused(await server.http.patch(path, json={"data": {"y": "1"}}, headers=MERGE), 404, "NotFound")
+
+
+async def test_names_and_identities_do_not_change(server: Server) -> None:
+    made = await server.make("a")
+    path = server.path("configmaps", "a")
+    refused(await server.http.put(path, json=configmap("b")), 400, "BadRequest", "does not match the name on the URL")
+    refused(
+        await server.http.patch(path, json={"metadata": {"name": "b"}}, headers=MERGE),
+        400,
+        "BadRequest",
+        "does not match",
+    )
+    other = configmap("a", uid="00000000-0000-0000-0000-000000000000")
+    refused(await server.http.put(path, json=other), 409, "Conflict", "Precondition failed: UID in precondition")
+    metadata = {"name": "a", "creationTimestamp": "2001-01-01T00:00:00Z", "labels": {"k": "v"}}
+    changed = (await server.http.put(path, json=configmap("a") | {"metadata": metadata})).json()
+    assert changed["metadata"]["creationTimestamp"] == made["metadata"]["creationTimestamp"]
+    assert changed["metadata"]["labels"] == {"k": "v"}
+
+
+async def test_a_merge_patch(server: Server) -> None:
+    await server.make("a", data={"x": "1", "y": "2"}, labels={"k": "v"})
+    path = server.path("configmaps", "a")
+    patch = {"metadata": {"labels": {"l": "w"}}, "data": {"x": None, "z": "3"}}
+    changed = (await server.http.patch(path, json=patch, headers=MERGE)).json()
+    assert changed["data"] == {"y": "2", "z": "3"}
+    assert changed["metadata"]["labels"] == {"k": "v", "l": "w"}
+    refused(await server.http.patch(path, json=[1], headers=MERGE), 400, "BadRequest", "error decoding patch")
+    refused(await server.http.patch(path, json={}), 415, "UnsupportedMediaType")
+
+
+async def test_a_json_patch(server: Server) -> None:
+    await server.make("a", annotations={"example.com/k": "v"})
+    path = server.path("configmaps", "a")
+    patch = [
+        {"op": "test", "path": "/data/x", "value": "1"},
+        {"op": "add", "path": "/data/y", "value": "2"},
+        {"op": "replace", "path": "/metadata/annotations/example.com~1k", "value": "w"},
+        {"op": "remove", "path": "/data/x"},
+    ]
+    changed = (await server.http.patch(path, json=patch, headers=JSON_PATCH)).json()
+    assert changed["data"] == {"y": "2"}
+    assert changed["metadata"]["annotations"] == {"example.com/k": "w"}
+    refused(await server.http.patch(path, json=[patch[0]], headers=JSON_PATCH), 422, "Invalid")
+    refused(await server.http.patch(path, json=[patch[3]], headers=JSON_PATCH), 422, "Invalid")
+
+
+async def test_apply_creates_and_merges(server: Server) -> None:
+    path, mine, other = server.path("configmaps", "a"), {"fieldManager": "me"}, {"fieldManager": "you"}
+    made = await server.http.patch(path, json=configmap("a", data={"x": "1", "y": "1"}), headers=APPLY, params=mine)
+    assert made.status_code == 201, made.text
+    both = await server.http.patch(path, json=configmap("a", data={"z": "1"}), headers=APPLY, params=other)
+    assert both.status_code == 200
+    assert both.json()["data"] == {"x": "1", "y": "1", "z": "1"}
+    fewer = await server.http.patch(path, json=configmap("a", data={"x": "2"}), headers=APPLY, params=mine)
+    assert fewer.json()["data"] == {"x": "2", "z": "1"}
+    clash = configmap("a", data={"x": "3"})
+    reply = await server.http.patch(path, json=clash, headers=APPLY, params=other)
+    refused(reply, 409, "Conflict", 'conflict with "me": .data.x')
+    forced = await server.http.patch(path, json=clash, headers=APPLY, params=other | {"force": "true"})
+    assert forced.json()["data"] == {"x": "3"}
+    refused(await server.http.patch(path, json=clash, headers=APPLY), 422, "Invalid", "fieldManager: Required value")
+
+
+# Leases
+
+
+def lease(**spec: Any) -> Json:
+    return {"apiVersion": LEASES, "kind": "Lease", "metadata": {"name": "l"}, "spec": spec}
+
+
+async def test_a_lease_is_taken_by_one_of_two(server: Server) -> None:
+    path = server.path("leases", group=LEASES)
+    made = await server.http.post(path, json=lease(holderIdentity="a", leaseDurationSeconds=10))
+    assert made.status_code == 201
+    refused(await server.http.post(path, json=lease(holderIdentity="b")), 409, "AlreadyExists")
+    seen = made.json()
+    replies = [
+        await server.http.put(f"{path}/l", json=seen | {"spec": {"holderIdentity": name, "leaseDurationSeconds": 10}})
+        for name in ("b", "c")
+    ]
+    assert [reply.status_code for reply in replies] == [200, 409]
+    assert (await server.http.get(f"{path}/l")).json()["spec"]["holderIdentity"] == "b"
+
+
+async def test_a_lease_is_replaced_by_version_only(server: Server) -> None:
+    path = server.path("leases", "l", group=LEASES)
+    assert (await server.http.put(path, json=lease(holderIdentity="a"))).status_code == 201
+    reply = await server.http.put(path, json=lease(holderIdentity="b"))
+    refused(reply, 422, "Invalid", "metadata.resourceVersion: Invalid value: .*: must be specified for an update")
+    reply = await server.http.patch(path, json={"spec": {"leaseDurationSeconds": 0}}, headers=MERGE)
+    refused(reply, 422, "Invalid", "must be greater than 0")
+
+
+# Deleting
+
+
+async def test_deleting(server: Server) -> None:
+    made = await server.make("a")
+    path = server.path("configmaps", "a")
+    body = (await server.http.delete(path)).json()
+    assert body["status"] == "Success"
+    assert body["details"] == {"name": "a", "kind": "configmaps", "uid": made["metadata"]["uid"]}
+    refused(await server.http.delete(path), 404, "NotFound")
+    again = await server.make("a")
+    assert again["metadata"]["uid"] != made["metadata"]["uid"]
+
+
+async def test_deleting_on_conditions(server: Server) -> None:
+    made = (await server.make("a"))["metadata"]
+    path = server.path("configmaps", "a")
+    wrong = [{"uid": "00000000-0000-0000-0000-000000000000"}, {"resourceVersion": "1"}]
+    for preconditions, what in zip(wrong, ("UID", "ResourceVersion"), strict=True):
+        reply = await server.http.request("DELETE", path, json={"preconditions": preconditions})
+        refused(reply, 409, "Conflict", f"the {what} in the precondition .* does not match")
+    right = {"uid": made["uid"], "resourceVersion": made["resourceVersion"]}
+    assert (await server.http.request("DELETE", path, json={"preconditions": right})).status_code == 200
+
+
+async def test_finalizers_hold_what_is_deleted(server: Server) -> None:
+    await server.make("a", finalizers=["example.com/wait"])
+    path = server.path("configmaps", "a")
+    going = (await server.http.delete(path)).json()
+    assert going["kind"] == "ConfigMap"
+    assert going["metadata"]["deletionTimestamp"]
+    assert (await server.http.delete(path)).json() == going
+    refused(
+        await server.http.post(server.path("configmaps"), json=configmap("a")),
+        409,
+        "AlreadyExists",
+        "^object is being deleted",
+    )
+    reply = await server.http.patch(path, json={"metadata": {"finalizers": None}}, headers=MERGE)
+    assert reply.status_code == 200
+    refused(await server.http.get(path), 404, "NotFound")
+
+
+def owned_by(owner: Json) -> Json:
+    reference = {"apiVersion": "v1", "kind": "ConfigMap", "blockOwnerDeletion": True}
+    return reference | {key: owner["metadata"][key] for key in ("name", "uid")}
+
+
+async def gone(server: Server, path: str) -> None:
+    async with asyncio.timeout(60):
+        while (await server.http.get(path)).status_code != 404:  # noqa: ASYNC110 - it is on a server
+            await asyncio.sleep(0.01 if server.fake else 0.2)
+
+
+@pytest.mark.parametrize("propagation", ["Background", "Foreground"])
+async def test_what_is_owned_goes_too(server: Server, propagation: str) -> None:
+    owner = await server.make("owner")
+    await server.make("owned", ownerReferences=[owned_by(owner)])
+    path = server.path("configmaps", "owner")
+    reply = await server.http.request("DELETE", path, json={"propagationPolicy": propagation})
+    if propagation == "Foreground":
+        assert reply.json()["metadata"]["finalizers"] == ["foregroundDeletion"]
+    await gone(server, server.path("configmaps", "owned"))
+    await gone(server, path)
+
+
+async def test_what_is_owned_can_be_let_live(server: Server) -> None:
+    owner = await server.make("owner")
+    await server.make("owned", ownerReferences=[owned_by(owner)])
+    path = server.path("configmaps", "owner")
+    await server.http.request("DELETE", path, json={"propagationPolicy": "Orphan"})
+    await gone(server, path)
+    left = (await server.http.get(server.path("configmaps", "owned"))).json()
+    assert "ownerReferences" not in left["metadata"]
+
+
+async def test_deleting_a_selection(server: Server) -> None:
+    for name, label in (("a", "1"), ("b", "1"), ("c", "2")):
+        await server.make(name, labels={"k": label})
+    reply = await server.http.delete(server.path("configmaps"), params={"labelSelector": "k=1"})
+    assert sorted(item["metadata"]["name"] for item in reply.json()["items"]) == ["a", "b"]
+    left = (await server.http.get(server.path("configmaps"), params={"labelSelector": "k"})).json()["items"]
+    assert [item["metadata"]["name"] for item in left] == ["c"]
+
+
+# Listing
+
+
+@pytest.mark.parametrize(
+    ("selector", "names"),
+    [
+        ("k=1", "a b"),
+        ("k==1,l!=x", "b"),
+        ("k in (1, 2)", "a b c"),
+        ("k notin (1),k", "c"),
+        ("l", "a"),
+        ("!l,k", "b c"),
+        ("k=", ""),
+    ],
+)
+async def test_labels_select(server: Server, selector: str, names: str) -> None:
+    await server.make("a", labels={"k": "1", "l": "x"})
+    await server.make("b", labels={"k": "1"})
+    await server.make("c", labels={"k": "2"})
+    reply = await server.http.get(server.path("configmaps"), params={"labelSelector": selector})
+    assert " ".join(item["metadata"]["name"] for item in reply.json()["items"]) == names
+
+
+async def test_fields_select(server: Server) -> None:
+    await server.make("a")
+    await server.make("b")
+    everywhere = server.path("configmaps", everywhere=True)
+    query = {"fieldSelector": f"metadata.name!=a,metadata.name!=kube-root-ca.crt,metadata.namespace={server.namespace}"}
+    body = (await server.http.get(everywhere, params=query)).json()
+    assert [item["metadata"]["name"] for item in body["items"]] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("plural", "query", "message"),
+    [
+        ("configmaps", {"labelSelector": "a==b c"}, "found 'c', expected"),
+        ("configmaps", {"fieldSelector": "data.x=1"}, "is not a known field selector"),
+        ("pods", {"fieldSelector": "spec.nothing=1"}, "field label not supported: spec.nothing"),
+        ("configmaps", {"limit": "x"}, "invalid syntax"),
+        ("configmaps", {"resourceVersion": "x"}, "invalid resource version"),
+        ("configmaps", {"limit": "1", "continue": "xxx"}, "invalid continue token"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+async def test_selections_have_to_make_sense(server: Server, plural: str, query: dict[str, str], message: str) -> None:
+    refused(await server.http.get(server.path(plural), params=query), 400, "BadRequest", message)
+
+
+async def test_lists_come_in_pages_of_one_state(server: Server) -> None:
+    for name in ("page-a", "page-b", "page-c", "page-d"):
+        await server.make(name, labels={"k": "1"})
+    path = server.path("configmaps")
+    first = (await server.http.get(path, params={"limit": "3", "labelSelector": "k=1"})).json()
+    assert [item["metadata"]["name"] for item in first["items"]] == ["page-a", "page-b", "page-c"]
+    assert "remainingItemCount" not in first["metadata"]
+    await server.http.delete(f"{path}/page-d")
+    query = {"limit": "3", "labelSelector": "k=1", "continue": first["metadata"]["continue"]}
+    second = (await server.http.get(path, params=query)).json()
+    assert [item["metadata"]["name"] for item in second["items"]] == ["page-d"]
+    assert second["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]
+    assert "continue" not in second["metadata"]
+    everything = (await server.http.get(path, params={"limit": "1"})).json()
+    assert everything["metadata"]["remainingItemCount"] >= 2
+
+
+async def test_items_of_built_in_lists_do_not_say_their_kind(server: Server) -> None:
+    await server.make("a")
+    body = (await server.http.get(server.path("configmaps"))).json()
+    assert (body["kind"], body["apiVersion"]) == ("ConfigMapList", "v1")
+    assert all("kind" not in item and "apiVersion" not in item for item in body["items"])
+
+
+async def test_metadata_alone_can_be_asked_for(server: Server) -> None:
+    await server.make("a")
+    accept = {"accept": "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json"}
+    query = {"fieldSelector": "metadata.name=a"}
+    body = (await server.http.get(server.path("configmaps"), headers=accept, params=query)).json()
+    assert body["kind"] == "PartialObjectMetadataList"
+    assert [sorted(item) for item in body["items"]] == [["apiVersion", "kind", "metadata"]]
+
+
+async def test_versions_to_come_are_not_there_yet(server: Server) -> None:
+    query = {"resourceVersion": "999999999999"}
+    reply = await server.http.get(server.path("configmaps"), params=query)
+    body = refused(reply, 504, "Timeout", "Too large resource version")
+    assert reply.headers["retry-after"] == "1"
+    assert body["details"]["retryAfterSeconds"] == 1
+
+
+# Watching
+
+
+def told(events: list[Json]) -> list[tuple[str, str]]:
+    return [(event["type"], event["object"]["metadata"]["name"]) for event in events]
+
+
+async def test_a_watch_goes_on_from_a_version(server: Server) -> None:
+    await server.make("before")
+    version = await server.version()
+    made = await server.make("a")
+    await server.http.put(server.path("configmaps", "a"), json=configmap("a", data={"x": "2"}))
+    await server.http.delete(server.path("configmaps", "a"))
+    events = await server.watch(server.path("configmaps"), enough=3, resourceVersion=version)
+    assert told(events) == [("ADDED", "a"), ("MODIFIED", "a"), ("DELETED", "a")]
+    assert events[0]["object"] == made
+    versions = [int(event["object"]["metadata"]["resourceVersion"]) for event in events]
+    assert versions == sorted(set(versions))
+    assert events[2]["object"]["data"] == {"x": "2"}
+    assert "deletionTimestamp" not in events[2]["object"]["metadata"]
+    rest = await server.watch(server.path("configmaps"), enough=2, resourceVersion=str(versions[0]))
+    assert rest == events[1:]
+
+
+async def test_a_watch_tells_what_happens(server: Server) -> None:
+    version = await server.version()
+    watching = asyncio.gather(server.watch(server.path("configmaps"), enough=2, resourceVersion=version))
+    for name in ("a", "b"):
+        await server.make(name)
+    assert told((await watching)[0]) == [("ADDED", "a"), ("ADDED", "b")]
+
+
+@pytest.mark.parametrize("version", [{}, {"resourceVersion": "0"}], ids=["none", "0"])
+async def test_a_watch_from_nowhere_begins_with_what_is_there(server: Server, version: dict[str, str]) -> None:
+    await server.make("a")
+    query = {"fieldSelector": "metadata.name=a"} | version
+    assert told(await server.watch(server.path("configmaps"), enough=1, **query)) == [("ADDED", "a")]
+
+
+async def test_a_selection_is_entered_and_left(server: Server) -> None:
+    version = await server.version()
+    await server.make("a", labels={"k": "0"})
+    path = server.path("configmaps", "a")
+    for label in ("1", "1", "2"):
+        patch = {"metadata": {"labels": {"k": label}}, "data": {"n": label * 2}}
+        await server.http.patch(path, json=patch, headers=MERGE)
+        await server.http.patch(path, json={"data": {"m": label}}, headers=MERGE)
+    events = await server.watch(server.path("configmaps"), enough=3, resourceVersion=version, labelSelector="k=1")
+    assert told(events) == [("ADDED", "a"), ("MODIFIED", "a"), ("DELETED", "a")]
+    assert events[2]["object"]["metadata"]["labels"] == {"k": "1"}, "as it was when it still belonged"
+    versions = [int(event["object"]["metadata"]["resourceVersion"]) for event in events]
+    assert versions == sorted(set(versions))
+
+
+async def test_a_watch_ends_when_its_time_is_up(server: Server) -> None:
+    version = await server.version()
+    query = {"resourceVersion": version, "timeoutSeconds": "1", "labelSelector": "k=1"}
+    assert await server.watch(server.path("configmaps"), enough=1, **query) == []
+
+
+async def test_a_watch_can_begin_with_a_list(server: Server) -> None:
+    await server.make("a")
+    query = {"sendInitialEvents": "true", "allowWatchBookmarks": "true", "fieldSelector": "metadata.name=a"}
+    path = server.path("configmaps")
+    events = await server.watch(path, enough=2, resourceVersionMatch="NotOlderThan", **query)
+    assert [event["type"] for event in events] == ["ADDED", "BOOKMARK"]
+    assert events[1]["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
+    reply = await server.http.get(path, params={"watch": "true"} | query)
+    refused(reply, 422, "Invalid", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
+
+
+async def test_a_watch_needs_a_version_that_is_a_number(server: Server) -> None:
+    reply = await server.http.get(server.path("configmaps"), params={"watch": "1", "resourceVersion": "abc"})
+    refused(reply, 500, "", "invalid syntax")
+
+
+# Pods
+
+
+def pod(name: str = "p", **spec: Any) -> Json:
+    resources = {"limits": {NOBODY_HAS: "1"}}
+    container = {"name": "c", "image": "example.com/none:1", "resources": resources}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [container]} | spec}
+
+
+async def eventually(server: Server, path: str, fact: Any) -> Json:
+    """The object as soon as a fact holds of it."""
+    async with asyncio.timeout(60):
+        while True:
+            item: Json = (await server.http.get(path)).json()
+            if fact(item):
+                return item
+            await asyncio.sleep(0.01 if server.fake else 0.2)
+
+
+def condition(item: Json, kind: str) -> Json:
+    conditions = (item.get("status") or {}).get("conditions") or ()
+    return next((condition for condition in conditions if condition["type"] == kind), {})
+
+
+async def test_a_pod_that_fits_nowhere_waits_and_says_why(server: Server) -> None:
+    made = (await server.http.post(server.path("pods"), json=pod(terminationGracePeriodSeconds=5))).json()
+    assert made["status"]["phase"] == "Pending"
+    assert made["metadata"]["generation"] == 1
+    assert made["spec"]["containers"][0]["resources"]["requests"] == {NOBODY_HAS: "1"}
+    path = server.path("pods", "p")
+    waiting = await eventually(server, path, lambda item: condition(item, "PodScheduled"))
+    scheduled = condition(waiting, "PodScheduled")
+    assert (scheduled["status"], scheduled["reason"]) == ("False", "Unschedulable")
+    said = (
+        rf"0/(\d+) nodes are available: \1 Insufficient {NOBODY_HAS}. no new claims to deallocate, "
+        r"preemption: 0/\1 nodes are available: \1 Preemption is not helpful for scheduling."
+    )
+    assert re.fullmatch(said, scheduled["message"]), scheduled["message"]
+    events = (await server.http.get(server.path("events"), params={"fieldSelector": "involvedObject.name=p"})).json()
+    assert ("FailedScheduling", scheduled["message"]) in [(e["reason"], e["message"]) for e in events["items"]]
+    assert (await server.http.get(f"{path}/log")).status_code == 204
+    refused(
+        await server.http.get(f"{path}/log", params={"container": "x"}),
+        400,
+        "BadRequest",
+        "container x is not valid for pod p",
+    )
+    gone = (await server.http.delete(path)).json()
+    assert gone["kind"] == "Pod"
+    assert gone["metadata"]["deletionGracePeriodSeconds"] == 0
+    refused(await server.http.get(path), 404, "NotFound")
+
+
+async def test_a_pod_that_belongs_elsewhere_waits(server: Server) -> None:
+    body = pod(nodeSelector={"example.com/nowhere": "true"})
+    await server.http.post(server.path("pods"), json=body)
+    waiting = await eventually(server, server.path("pods", "p"), lambda item: condition(item, "PodScheduled"))
+    assert re.match(
+        r"0/\d+ nodes are available: \d+ node\(s\) didn't match Pod's node affinity/selector. ",
+        condition(waiting, "PodScheduled")["message"],
+    )
+
+
+async def test_pods_that_make_no_sense_are_invalid(server: Server) -> None:
+    refused(
+        await server.http.post(server.path("pods"), json=pod() | {"spec": {}}),
+        422,
+        "Invalid",
+        "spec.containers: Required value",
+    )
+    body = pod()
+    body["spec"]["containers"][0]["resources"] = {"requests": {NOBODY_HAS: "1"}}
+    refused(
+        await server.http.post(server.path("pods"), json=body),
+        422,
+        "Invalid",
+        "Limit must be set for non overcommitable",
+    )
+    refused(await server.http.get(server.path("pods", "p/log")), 404, "NotFound", '^pods "p" not found$')
+
+
+async def test_pods_are_selected_by_phase_and_node(server: Server) -> None:
+    await server.http.post(server.path("pods"), json=pod())
+    for selector, count in (
+        ("status.phase!=Succeeded,status.phase!=Failed", 1),
+        ("status.phase=Running", 0),
+        ("spec.nodeName=", 1),
+        ("spec.nodeName!=", 0),
+    ):
+        body = (await server.http.get(server.path("pods"), params={"fieldSelector": selector})).json()
+        assert len(body["items"]) == count, selector
+
+
+async def test_a_status_is_changed_by_itself(server: Server) -> None:
+    await server.http.post(server.path("pods"), json=pod())
+    path = server.path("pods", "p")
+    await eventually(server, path, lambda item: condition(item, "PodScheduled"))
+    patch = {"status": {"message": "said by a test"}}
+    plain = (await server.http.patch(path, json=patch, headers=MERGE)).json()
+    assert "message" not in plain["status"]
+    patched = (await server.http.patch(f"{path}/status", json=patch, headers=MERGE)).json()
+    assert patched["status"]["message"] == "said by a test"
+    assert patched["metadata"]["generation"] == 1
+
+
+async def test_a_quota_is_kept(server: Server) -> None:
+    hard = {"pods": "0", f"requests.{NOBODY_HAS}": "0", "count/configmaps": "100"}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": hard}}
+    await server.http.post(server.path("resourcequotas"), json=quota)
+    await eventually(server, server.path("resourcequotas", "q"), lambda item: (item.get("status") or {}).get("used"))
+    reply = await server.http.post(server.path("pods"), json=pod())
+    message = (
+        rf'^pods "p" is forbidden: exceeded quota: q, requested: pods=1,requests.{NOBODY_HAS}=1, '
+        rf"used: pods=0,requests.{NOBODY_HAS}=0, limited: pods=0,requests.{NOBODY_HAS}=0$"
+    )
+    refused(reply, 403, "Forbidden", message)
+
+
+# Knative
+
+
+@pytest.fixture
+async def knative(server: Server) -> Server:
+    if (await server.http.get(f"/apis/{KNATIVE}")).status_code != 200:
+        pytest.skip("no Knative Serving on this cluster")
+    return server
+
+
+def ksvc(name: str = "s", *, container: Json | None = None, template: Json | None = None, **spec: Any) -> Json:
+    containers = [{"image": "dev.local/none:1"} | (container or {})]
+    made = {"metadata": template or {}, "spec": {"containers": containers} | spec}
+    return {"apiVersion": KNATIVE, "kind": "Service", "metadata": {"name": name}, "spec": {"template": made}}
+
+
+async def dry(server: Server, body: Json) -> Any:
+    return await server.http.post(server.path("services", group=KNATIVE), json=body, params={"dryRun": "All"})
+
+
+async def test_knative_fills_in(knative: Server) -> None:
+    body = (await dry(knative, ksvc(timeoutSeconds=600))).json()
+    assert body["metadata"]["generation"] == 1
+    assert body["spec"]["traffic"] == [{"latestRevision": True, "percent": 100}]
+    spec = body["spec"]["template"]["spec"]
+    assert (spec["containerConcurrency"], spec["timeoutSeconds"], spec["responseStartTimeoutSeconds"]) == (0, 600, 300)
+    assert spec["containers"][0]["name"] == "user-container"
+    assert spec["containers"][0]["readinessProbe"] == {"successThreshold": 1, "tcpSocket": {"port": 0}}
+    assert "serving.knative.dev/creator" in body["metadata"]["annotations"]
+
+
+SCALING = "autoscaling.knative.dev/"
+VOLUME = {"volumeMounts": [{"name": "v", "mountPath": "/v"}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (ksvc("7b"), r"not a DNS 1035 label: \[a DNS-1035 label must consist of .*\]: metadata.name"),
+        (ksvc("a" * 64), r"not a DNS 1035 label: \[must be no more than 63 characters\]: metadata.name"),
+        (
+            ksvc(container={"env": [{"name": "PORT", "value": "1"}, {"name": "K_SERVICE", "value": "x"}]}),
+            r'"K_SERVICE" is a reserved environment variable: spec.template.spec.containers\[0\].env\[1\].name\n"PORT" is',
+        ),
+        (
+            ksvc(template={"annotations": {SCALING + "min-scale": "x"}}),
+            "invalid value: x: spec.template.metadata.annotations.autoscaling.knative.dev/min-scale",
+        ),
+        (
+            ksvc(template={"annotations": {SCALING + "min-scale": "3", SCALING + "max-scale": "1"}}),
+            "max-scale=1 is less than min-scale=3: spec.template.metadata.annotations.autoscaling.knative.dev/max-scale, ",
+        ),
+        (
+            ksvc(template={"annotations": {"serving.knative.dev/progress-deadline": "abc"}}),
+            "invalid value: abc: spec.template.metadata.annotations.serving.knative.dev/progress-deadline",
+        ),
+        (ksvc(timeoutSeconds=601), "expected 0 <= 601 <= 600: spec.template.spec.timeoutSeconds"),
+        (ksvc(containerConcurrency=1001), "expected 0 <= 1001 <= 1000: spec.template.spec.containerConcurrency"),
+        (ksvc(container={"image": None}), r"missing field\(s\): spec.template.spec.containers\[0\].image"),
+        (ksvc(container={"name": "queue-proxy"}), '"queue-proxy" is a reserved container name'),
+        (
+            ksvc(container={"ports": [{"containerPort": 8012}]}),
+            "invalid value: 8012 is a reserved port: spec.template.",
+        ),
+        (ksvc(volumes=[{"name": "v", "emptyDir": {}}]), 'volume with name "v" not mounted'),
+        (ksvc(container=VOLUME), "volumeMount has no matching volume"),
+        (
+            ksvc(
+                container={"volumeMounts": [{"name": "v", "mountPath": "/dev"}]},
+                volumes=[{"name": "v", "emptyDir": {}}],
+            ),
+            'mountPath "/dev" is a reserved path',
+        ),
+        (
+            ksvc(container={"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}),
+            r"must not set the field\(s\): spec.template.spec.containers\[0\].env\[0\].valueFrom.fieldRef",
+        ),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)
+async def test_knative_refuses(knative: Server, body: Json, message: str) -> None:
+    denied = '^admission webhook "validation.webhook.serving.knative.dev" denied the request: validation failed: '
+    refused(await dry(knative, body), 400, "BadRequest", denied + message)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("nodeSelector", {"a": "b"}),
+        ("tolerations", [{"key": "a", "operator": "Exists"}]),
+        ("runtimeClassName", "nvidia"),
+        ("affinity", {"nodeAffinity": {}}),
+        ("priorityClassName", "x"),
+        ("schedulerName", "x"),
+        ("shareProcessNamespace", True),
+        ("securityContext", {"runAsUser": 1}),
+    ],
+)
+async def test_knative_keeps_fields_behind_flags(knative: Server, field: str, value: Any) -> None:
+    reply = await dry(knative, ksvc(**{field: value}))
+    refused(reply, 400, "BadRequest", rf"must not set the field\(s\): spec.template.spec.{field}")
+
+
+async def test_knative_names_all_fields_at_once(knative: Server) -> None:
+    reply = await dry(knative, ksvc(nodeSelector={"a": "b"}, runtimeClassName="x"))
+    message = r"must not set the field\(s\): spec.template.spec.nodeSelector, spec.template.spec.runtimeClassName$"
+    refused(reply, 400, "BadRequest", message)
+
+
+async def test_knative_wants_scaling_on_the_template(knative: Server) -> None:
+    body = ksvc()
+    body["metadata"]["annotations"] = {SCALING + "min-scale": "1"}
+    message = (
+        'invalid key name "autoscaling.knative.dev/min-scale": metadata.annotations\nautoscaling annotations must be'
+    )
+    refused(await dry(knative, body), 400, "BadRequest", message)
+
+
+async def test_knative_claims(knative: Server) -> None:
+    volumes = [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]
+    reply = await dry(knative, ksvc(container=VOLUME, volumes=volumes))
+    refused(
+        reply, 400, "BadRequest", "Persistent volume claim support is disabled, but found persistent volume claim c"
+    )
+
+
+@pytest.mark.parametrize("field", ["restartPolicy", "terminationGracePeriodSeconds", "nodeName", "resourceClaims"])
+async def test_knative_drops_what_it_does_not_know(knative: Server, field: str) -> None:
+    value: Any = {"terminationGracePeriodSeconds": 3, "resourceClaims": [{"name": "x"}]}.get(field, "Always")
+    reply = await dry(knative, ksvc(**{field: value}))
+    assert reply.status_code == 201
+    assert field not in reply.json()["spec"]["template"]["spec"]
+    assert f'unknown field \\"spec.template.spec.{field}\\"' in reply.headers["warning"]
+
+
+async def test_knative_has_a_schema(knative: Server) -> None:
+    refused(await dry(knative, ksvc("Ab")), 422, "Invalid", "RFC 1123 subdomain")
+    body = ksvc() | {"spec": {}}
+    refused(await dry(knative, body), 422, "Invalid", "spec.template.spec.containers in body must be of type array")
+
+
+async def test_custom_resources_are_written_differently(knative: Server) -> None:
+    path = knative.path("services", group=KNATIVE)
+    made = (await knative.http.post(path, json=ksvc(container={"resources": {"limits": {NOBODY_HAS: "1"}}}))).json()
+    body = (await knative.http.get(path)).json()
+    assert body["metadata"]["continue"] == ""
+    assert [(item["kind"], item["apiVersion"]) for item in body["items"]] == [("Service", KNATIVE)]
+    made["metadata"].pop("resourceVersion")
+    reply = await knative.http.put(f"{path}/s", json=made)
+    refused(reply, 422, "Invalid", "metadata.resourceVersion: Invalid value: .*: must be specified for an update")
+    labelled = (await knative.http.patch(f"{path}/s", json={"metadata": {"labels": {"k": "v"}}}, headers=MERGE)).json()
+    assert labelled["metadata"]["generation"] == 1
+    creator = {"metadata": {"annotations": {"serving.knative.dev/creator": "x"}}}
+    refused(
+        await knative.http.patch(f"{path}/s", json=creator, headers=MERGE),
+        400,
+        "BadRequest",
+        "annotation value is immutable",
+    )
+    reply = await knative.http.delete(f"{path}/s")
+    assert reply.json()["details"]["group"] == "serving.knative.dev"
+
+
+async def test_a_server_that_fits_nowhere(knative: Server) -> None:
+    path = knative.path("services", group=KNATIVE)
+    await knative.http.post(path, json=ksvc(container={"resources": {"limits": {NOBODY_HAS: "1"}}}))
+    service = await eventually(
+        knative, f"{path}/s", lambda item: condition(item, "RoutesReady").get("status") == "False"
+    )
+    configuration = condition(service, "ConfigurationsReady")
+    assert (configuration["status"], configuration["reason"]) == ("False", "RevisionFailed")
+    assert re.match(r'Revision "s-00001" failed with message: 0/\d+ nodes are available: ', configuration["message"])
+    ready = condition(service, "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "RevisionMissing")
+    assert ready["message"] == 'Configuration "s" does not have any ready Revision.'
+    revision = (await knative.http.get(knative.path("revisions", "s-00001", group=KNATIVE))).json()
+    resources = condition(revision, "ResourcesAvailable")
+    assert (resources["status"], resources["reason"]) == ("False", "Unschedulable")
+
+
+@pytest.mark.timeout(150)
+async def test_a_server_lives_and_dies(knative: Server) -> None:
+    if not knative.image:
+        pytest.skip("no image to run: set KUBE_CONTRACT_IMAGE")
+    path = knative.path("services", group=KNATIVE)
+    container = {"image": knative.image, "readinessProbe": {"httpGet": {"path": "/"}, "periodSeconds": 1}}
+    scale = {f"{SCALING}{name}": "1" for name in ("min-scale", "max-scale")}
+    template = {"labels": {"example.com/model": "m"}, "annotations": scale | {SCALING + "target-burst-capacity": "0"}}
+    body = ksvc(container=container, template=template, timeoutSeconds=100)
+    body["metadata"]["labels"] = {"example.com/own": "yes"}
+    assert (await knative.http.post(path, json=body)).status_code == 201
+    service = await eventually(knative, f"{path}/s", lambda item: condition(item, "Ready").get("status") == "True")
+    status = service["status"]
+    assert status["observedGeneration"] == service["metadata"]["generation"] == 1
+    assert status["url"] == status["address"]["url"] == f"http://s.{knative.namespace}.svc.cluster.local"
+    assert status["latestReadyRevisionName"] == status["latestCreatedRevisionName"] == "s-00001"
+    assert [condition["type"] for condition in status["conditions"]] == ["ConfigurationsReady", "Ready", "RoutesReady"]
+    await check_pod(knative, service)
+    assert (await knative.http.delete(f"{path}/s")).status_code == 200
+    refused(await knative.http.get(f"{path}/s"), 404, "NotFound", 'services.serving.knative.dev "s" not found')
+    await check_end(knative)
+
+
+async def check_pod(server: Server, service: Json) -> None:
+    selector = {"labelSelector": "serving.knative.dev/service=s"}
+    pods = (await server.http.get(server.path("pods"), params=selector)).json()["items"]
+    assert len(pods) == 1
+    pod = pods[0]
+    assert re.fullmatch(r"s-00001-deployment-[a-z0-9]+-[a-z0-9]{5}", pod["metadata"]["name"])
+    labels = pod["metadata"]["labels"]
+    assert labels["example.com/model"] == "m"
+    assert "example.com/own" not in labels
+    assert labels["serving.knative.dev/revision"] == labels["app"] == "s-00001"
+    assert labels["serving.knative.dev/configuration"] == "s"
+    assert labels["serving.knative.dev/serviceUID"] == service["metadata"]["uid"]
+    assert pod["metadata"]["ownerReferences"][0]["kind"] == "ReplicaSet"
+    user, proxy = pod["spec"]["containers"]
+    assert (user["name"], proxy["name"]) == ("user-container", "queue-proxy")
+    assert proxy["resources"]["requests"] == {"cpu": "25m"}
+    assert {"name": "PORT", "value": "8080"} in user["env"]
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 100
+    assert pod["spec"]["nodeName"]
+    assert pod["status"]["phase"] == "Running"
+    kinds = [condition["type"] for condition in pod["status"]["conditions"] if condition["status"] == "True"]
+    assert kinds == ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"]
+    log = server.path("pods", f"{pod['metadata']['name']}/log")
+    refused(
+        await server.http.get(log),
+        400,
+        "BadRequest",
+        r"a container name must be specified .*user-container queue-proxy\]",
+    )
+    reply = await server.http.get(log, params={"container": "user-container", "tailLines": "1"})
+    assert (reply.status_code, reply.headers["content-type"].partition(";")[0]) == (200, "text/plain")
+    reply = await server.http.get(log, params={"container": "user-container", "previous": "true"})
+    refused(reply, 400, "BadRequest", 'previous terminated container "user-container" in pod ".*" not found')
+
+
+async def check_end(server: Server) -> None:
+    """The pod of a Service that is gone stays until queue-proxy has drained. A shorter grace period is noted and hurries
+    nobody, once it is on its way."""
+    selector = {"labelSelector": "serving.knative.dev/service=s"}
+    async with asyncio.timeout(20):
+        while True:
+            pods = (await server.http.get(server.path("pods"), params=selector)).json()["items"]
+            if pods and "deletionTimestamp" in pods[0]["metadata"]:
+                break
+            await asyncio.sleep(0.01)
+    pod = pods[0]
+    assert pod["metadata"]["deletionGracePeriodSeconds"] == 100
+    assert pod["status"]["phase"] == "Running"
+    path = server.path("pods", pod["metadata"]["name"])
+    for grace in ("5", "50"):
+        hurried = (await server.http.delete(path, params={"gracePeriodSeconds": grace})).json()
+        assert hurried["metadata"]["deletionGracePeriodSeconds"] == 5
+    last = await eventually(server, path, lambda item: item["status"]["phase"] != "Running")
+    assert last["status"]["phase"] == "Succeeded"
+    await gone(server, path)
+
+
+async def test_a_pod_lives_and_dies(server: Server) -> None:
+    if not server.image:
+        pytest.skip("no image to run: set KUBE_CONTRACT_IMAGE")
+    container = {"name": "c", "image": server.image, "env": [{"name": "PORT", "value": "8080"}]}
+    await server.http.post(server.path("pods"), json=pod(containers=[container]))
+    path = server.path("pods", "p")
+    running = await eventually(server, path, lambda item: condition(item, "Ready").get("status") == "True")
+    assert running["status"]["phase"] == "Running"
+    state = running["status"]["containerStatuses"][0]
+    assert (state["name"], state["ready"], state["started"], state["restartCount"]) == ("c", True, True, 0)
+    assert list(state["state"]) == ["running"]
+    assert state["lastState"] == {}
+    going = (await server.http.delete(path, params={"gracePeriodSeconds": "1"})).json()
+    assert going["metadata"]["deletionGracePeriodSeconds"] == 1
+    assert going["metadata"]["deletionTimestamp"]
+    assert going["status"]["phase"] == "Running"
+    await gone(server, path)
+
+
+async def test_a_pod_waits_for_its_secret(server: Server) -> None:
+    if not server.image:
+        pytest.skip("no image to run: set KUBE_CONTRACT_IMAGE")
+    wanted = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "later", "key": "token"}}}
+    container = {"name": "c", "image": server.image, "env": [wanted]}
+    await server.http.post(server.path("pods"), json=pod(containers=[container], terminationGracePeriodSeconds=1))
+    path = server.path("pods", "p")
+    waiting = await eventually(server, path, lambda item: waits(item) == "CreateContainerConfigError")
+    assert waiting["status"]["containerStatuses"][0]["state"]["waiting"]["message"] == 'secret "later" not found'
+    assert waiting["status"]["phase"] == "Pending"
+    message = 'container "c" in pod "p" is waiting to start: CreateContainerConfigError'
+    refused(await server.http.get(f"{path}/log"), 400, "BadRequest", message)
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "later"}, "stringData": {"token": "t"}}
+    made = await server.http.post(server.path("secrets"), json=secret)
+    assert made.json()["data"] == {"token": "dA=="}
+    assert made.json()["type"] == "Opaque"
+    assert "stringData" not in made.json()
+    await eventually(server, path, lambda item: item["status"]["phase"] == "Running")
+
+
+async def test_a_container_that_crashes(server: Server) -> None:
+    if not server.image:
+        pytest.skip("no image to run: set KUBE_CONTRACT_IMAGE")
+    if server.fake:
+        server.fake.behave("*crash*", fail="Error", exit_code=3, fail_after=0.02, message="boom", pull=0.02)
+    container = {"name": "c", "image": server.image, "command": ["sh", "-c", "echo boom; : crash; exit 3"]}
+    container |= {"terminationMessagePolicy": "FallbackToLogsOnError"}
+    await server.http.post(server.path("pods"), json=pod(containers=[container], terminationGracePeriodSeconds=1))
+    path = server.path("pods", "p")
+    looping = await eventually(server, path, lambda item: waits(item) == "CrashLoopBackOff")
+    state = looping["status"]["containerStatuses"][0]
+    assert re.match(r"back-off 10s restarting failed container=c pod=p_", state["state"]["waiting"]["message"])
+    assert (state["ready"], state["started"], state["restartCount"] >= 1) == (False, False, True)
+    ended = state["lastState"]["terminated"]
+    assert (ended["exitCode"], ended["reason"], ended["message"].strip()) == (3, "Error", "boom")
+    assert looping["status"]["phase"] == "Running"
+    ready = condition(looping, "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "ContainersNotReady")
+    assert ready["message"] == "containers with unready status: [c]"
+    for query in ({}, {"previous": "true"}, {"tailLines": "1"}):
+        assert (await server.http.get(f"{path}/log", params=query)).text == "boom\n"
+
+
+def waits(item: Json) -> str:
+    """What the pod's container waits for."""
+    for state in (item.get("status") or {}).get("containerStatuses") or ():
+        return str((state["state"].get("waiting") or {}).get("reason", ""))
+    return ""
