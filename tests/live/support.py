@@ -169,7 +169,8 @@ class Dispatcher:
         """Send a request, on a connection of its own; ``body`` is JSON unless it is bytes."""
         connection = http.client.HTTPConnection(*self.address, timeout=30)
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        connection.request(method, path, data, {**({} if data is None else JSON), **(headers or {})})
+        own = {name.lower(): value for name, value in (headers or {}).items()}
+        connection.request(method, path, data, {**({} if data is None else JSON), **own})
         return Call(connection)
 
     def get(self, path: str, **headers: str) -> Answer:

@@ -125,8 +125,9 @@ def test_without_a_dispatcher_it_is_said_where_one_was_looked_for(live: Dispatch
 def test_doctor_and_config_tell_of_this_machine(live: Dispatcher) -> None:
     checks = {check["name"]: check for check in json.loads(live.ssis("doctor", "-o", "json").stdout)}
     assert {"xllamacpp", "demo model", "memory limits"} <= checks.keys()
-    settings = {setting["name"]: setting for setting in shown(live, "config")}
-    assert settings["cpu_slices"]["from"].endswith("config.toml")
+    setting = shown(live, "config")["cpu_slices"]
+    assert (setting["value"], setting["source"]) == ("24x512MiB", "file")
+    assert setting["place"].endswith("config.toml")
 
 
 def test_the_first_command_answers_and_ends(live: Dispatcher) -> None:

@@ -35,9 +35,14 @@ def test_beyond_loopback_it_does_not_start_without_keys(tmp_path: Path) -> None:
 def test_with_keys_nobody_else_is_answered(start: Start, tmp_path: Path) -> None:
     good = key(tmp_path, "alice")
     dispatcher = start(*EVERYWHERE)
-    for wrong in ({}, {"Authorization": "Bearer ssis-wrong"}, {"Authorization": "Basic x"}, {"X-Api-Key": "x"}):
+    for wrong, code in (
+        ({}, "missing_api_key"),
+        ({"Authorization": "Basic x"}, "missing_api_key"),
+        ({"Authorization": "Bearer ssis-wrong"}, "invalid_api_key"),
+        ({"X-Api-Key": "x"}, "invalid_api_key"),
+    ):
         refused = ask(dispatcher, wrong)
-        assert (refused.status, refused.json["error"]["code"]) == (401, "invalid_api_key")
+        assert (refused.status, refused.json["error"]["code"]) == (401, code)
         assert refused.json["error"]["type"] == "authentication_error"
     assert dispatcher.children() == []
     assert ask(dispatcher, good).status == 200
