@@ -9,7 +9,7 @@ UV := $(BIN)/uv
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types contracts docs wheel dist setup_knative build deploy forward clean remove_knative \
-	test-cluster bench-core bench-cold bench-edge scorecard soak clean-venv format
+	test-cluster bench-core bench-cold bench-cluster bench-edge scorecard soak clean-venv format
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ dist: .venv/developing ## wheel and sdist into dist/
 
 # On Kubernetes, with whatever cluster kubectl's current context names: docs/kubernetes.md.
 CLUSTER_SETTINGS := KUBECTL KNATIVE_VERSION KNATIVE_MANIFESTS DOMAIN BUILDER BASE IMAGE IMAGE_LOAD PUSH NAMESPACE OVERLAY \
-	KEYS RESET_CONFIG VIA ALL FORCE CLUSTER_EXEC
+	KEYS RESET_CONFIG VIA ALL FORCE CLUSTER_EXEC TEST_IMAGE
 export $(CLUSTER_SETTINGS)
 forward: export PORT := $(PORT)
 forward: export ADDRESS := $(HOST)
@@ -76,6 +76,9 @@ bench-core: .venv/installed ## what one event costs the fleet, against its size
 
 bench-cold: .venv/developing ## how long a cold start takes, and how much of it is ours
 	@$(BIN)/python bench/cold.py
+
+bench-cluster: .venv/developing ## what a large cluster costs the dispatcher (1,000 nodes, 5,000 servers)
+	@PYTHONPATH=. $(BIN)/python bench/cluster.py
 
 bench-edge: .venv/developing ## our edge beside Envoy, HAProxy and the LLM routers, in one run
 	@$(BIN)/python -m bench.edge $(BENCH_ARGS)

@@ -1,7 +1,9 @@
 """What one event costs the fleet, against the fleet's size. Run: ``python bench/core.py`` (one core, about half a minute).
 
 Prints medians over rounds: a warm request's whole passage through the book (arrived → seated → gone), a cold arrival that
-joins a line, a seat given to whoever waits, a launch, a failure that climbs to a larger slice, and an eviction.
+joins a line, a seat given to whoever waits, a launch, a failure that climbs to a larger slice, and an eviction. All of it
+twice: on nodes of which nothing but their slices is told, and on nodes whose CPU and memory are counted too. Last comes what
+does grow with the fleet: a cold arrival while every node has slices free and none the memory, so that all are looked at.
 """
 
 from __future__ import annotations
@@ -29,17 +31,24 @@ from ssis_dispatcher.core.messages import (
 )
 from ssis_dispatcher.core.policy import Policy
 from ssis_dispatcher.core.sizing import ModelFacts, Profile
-from ssis_dispatcher.core.slices import Pool, Slice, SliceKind
+from ssis_dispatcher.core.slices import Host, Pool, Slice, SliceKind
 
 SMALL = Slice(10_240, 1 / 7, "nvidia.com/mig-1g.10gb", SliceKind.MIG)
 LARGE = Slice(20_480, 2 / 7, "nvidia.com/mig-2g.20gb", SliceKind.MIG)
-PROFILE = Profile(ModelFacts("catalogue", 2 * 2**30, 32_768, 8_192), context=4_096, engine_seats=64)
+PROFILE = Profile(
+    ModelFacts("catalogue", 2 * 2**30, 32_768, 8_192),
+    context=4_096,
+    engine_seats=64,
+    host_cpu_millis=2_000,
+    host_mib=4_096,
+)
 
 
 class Book:
-    """A fleet of ``servers`` ready servers, one model each, and ``waiting`` requests in lines behind full ones."""
+    """A fleet of ``servers`` ready servers, one model each, and ``waiting`` requests in lines behind full ones. ``counted``:
+    CPU and memory of the nodes are told, and are enough."""
 
-    def __init__(self, servers: int, waiting: int) -> None:
+    def __init__(self, servers: int, waiting: int, counted: bool) -> None:
         policy = Policy(
             waiting_per_model=10**6,
             waiting_total=10**7,
@@ -52,9 +61,8 @@ class Book:
         self.fleet = Fleet(policy)
         self.now = 0.0
         self.requests = 0
-        nodes = range(max(1, servers // 7 + 8))
-        pools = tuple(Pool(f"node-{node}", slice, total) for node in nodes for slice, total in ((SMALL, 7), (LARGE, 2)))
-        self.fleet.handle(InventoryChanged("bench", pools), self.now)
+        self.nodes = [f"node-{node}" for node in range(max(1, servers // 7 + 8))]
+        self.tell_inventory(counted)
         self.models = [Model.of(f"org/model-{number}", engine="vllm") for number in range(servers)]
         for model in self.models:
             self.start(model)
@@ -64,6 +72,15 @@ class Book:
                 self.arrive(model)
         for number in range(waiting):
             self.arrive(crowded[number % len(crowded)], f"caller-{number % 50}")
+
+    def tell_inventory(self, counted: bool, short: bool = False) -> None:
+        """Nine slices on every node, and where memory is counted, plenty of it; ``short``: what is used and no more."""
+        pools = tuple(Pool(node, slice, total) for node in self.nodes for slice, total in ((SMALL, 7), (LARGE, 2)))
+        hosts = tuple(Host(node, 10**6, 10**7, 10**6, 10**7) for node in self.nodes) if counted else ()
+        if short:
+            left = {view.node: view.memory_mib_left for view in self.fleet.statistics(self.now).hosts}
+            hosts = tuple(Host(node, 10**6, max(4_095, 10**7 - left[node]), 10**6, 10**7) for node in self.nodes)
+        self.fleet.handle(InventoryChanged("bench", pools, hosts), self.now)
 
     def arrive(self, model: Model, caller: str = "caller") -> int:
         self.requests += 1
@@ -165,16 +182,42 @@ def evict(book: Book) -> float:
     return measure(step, repeats=100) / 5
 
 
+def short_of_memory(book: Book) -> float:
+    """Slices are free on every node, memory on none, and every server works: a cold model arrives, waits, and leaves."""
+    busy = [book.arrive(model) for model in book.models]
+    book.tell_inventory(counted=True, short=True)
+    fleet, count = book.fleet, 0
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+        model = Model.of(f"short/{count}", engine="vllm")
+        request = book.arrive(model)
+        assert not any(isinstance(c, Launch) for c in fleet.handle(ModelDescribed("b", model, PROFILE), book.now))
+        fleet.handle(RequestGone("b", request), book.now)
+
+    figure = measure(step, rounds=3, repeats=20) / 3
+    for request in busy:
+        fleet.handle(RequestGone("b", request), book.now)
+    book.tell_inventory(counted=True)
+    return figure
+
+
 def main() -> int:
     gc.disable()
     columns = ("servers", "waiting", "warm passage", "join+leave", "gone+seat+join", "launch/fail", "evict")
-    print("microseconds per step; the last two per event\n")
-    print("".join(f"{column:>16}" for column in columns))
-    for servers, waiting in ((10, 100), (100, 1_000), (1_000, 10_000), (5_000, 50_000)):
-        book = Book(servers, waiting)
-        figures = [step(book) for step in (warm, join_and_leave, seat_from_line, launch_and_fail, evict)]
-        print(f"{servers:>16}{waiting:>16}" + "".join(f"{figure:>16.2f}" for figure in figures))
-        gc.collect()
+    print("microseconds per step; the last two per event")
+    for counted in (False, True):
+        print(f"\nCPU and memory of the nodes: {'counted' if counted else 'not told'}")
+        print("".join(f"{column:>16}" for column in columns) + ("   short of memory" if counted else ""))
+        for servers, waiting in ((10, 100), (100, 1_000), (1_000, 10_000), (5_000, 50_000)):
+            book = Book(servers, waiting, counted)
+            steps = [warm, join_and_leave, seat_from_line, launch_and_fail]
+            steps += [short_of_memory] if counted else []
+            figures = [step(book) for step in steps]
+            figures.insert(4, evict(book))
+            print(f"{servers:>16}{waiting:>16}" + "".join(f"{figure:>16.2f}" for figure in figures))
+            gc.collect()
     return 0
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from ssis_dispatcher.cli.client import Client, NotThere, default_url, problem_in, segment
+from ssis_dispatcher.cli.client import Client, NotThere, problem_in, segment
 from ssis_dispatcher.cli.failures import Failure
+from ssis_dispatcher.cli.ways import default_url, meant, straight
 from ssis_dispatcher.settings import Settings
 
 
@@ -24,13 +25,13 @@ from ssis_dispatcher.settings import Settings
 )
 def test_the_dispatcher_is_where_serve_would_listen(settings: Settings, url: str) -> None:
     assert default_url(settings) == url
-    with Client.of(settings) as client:
-        assert client.url == url
+    with Client(meant(settings)) as client:
+        assert client.way.url == url
 
 
 def test_the_setting_goes_before_that() -> None:
-    with Client.of(Settings(url="https://elsewhere.example.org")) as client:
-        assert client.url == "https://elsewhere.example.org"
+    with Client(meant(Settings(url="https://elsewhere.example.org"))) as client:
+        assert client.way.url == "https://elsewhere.example.org"
 
 
 def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
@@ -38,7 +39,7 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    with Client(dispatcher.url) as client:
+    with Client(straight(dispatcher.url)) as client:
         assert client.get("/api/servers") == {"servers": []}
 
 
@@ -60,7 +61,7 @@ def test_the_sentence_of_an_error_is_found_in_either_shape(body: bytes, found: t
 
 def test_a_model_that_is_not_there_is_no_request_that_is_over(dispatcher: Any) -> None:
     dispatcher.replies["GET", "/api/requests/1"] = 404, {"detail": "No such model.", "code": "model_not_found"}
-    with Client(dispatcher.url) as client:
+    with Client(straight(dispatcher.url)) as client:
         with pytest.raises(NotThere):
             client.get("/api/requests/2")
         with pytest.raises(Failure) as caught:
@@ -78,13 +79,13 @@ def test_a_connection_that_breaks_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
         thread = threading.Thread(target=hang_up)
         thread.start()
-        with Client(f"http://127.0.0.1:{server.getsockname()[1]}") as client, pytest.raises(Failure, match="broke"):
+        with Client(straight(f"http://127.0.0.1:{server.getsockname()[1]}")) as client, pytest.raises(Failure, match="broke"):
             client.get("/api/servers")
         thread.join()
 
 
 def test_an_address_that_is_none_is_told() -> None:
-    with Client("ftp://127.0.0.1") as client, pytest.raises(Failure, match="is no address of a dispatcher"):
+    with Client(straight("ftp://127.0.0.1")) as client, pytest.raises(Failure, match="is no address of a dispatcher"):
         client.get("/")
 
 

@@ -185,7 +185,7 @@ def test_without_a_dispatcher_it_is_said_what_to_do(
     assert result.stdout == ""
     assert result.stderr == (
         f"ssis: no dispatcher answers at http://127.0.0.1:{unused} (Connection refused); "
-        "start one with `ssis serve`, or say where it is with --url\n"
+        "start one with `ssis serve`, or say where it is with --url or --cluster\n"
     )
 
 

@@ -18,8 +18,8 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_warm_shows_phases_and_prints_the_server(ssis: Ssis, dispatcher: Any, say: SimpleNamespace) -> None:
-    dispatcher.requests = [say.waiting, say.waiting, {"model": "demo", "phase": "starting"}]
-    dispatcher.servers = [say.server]
+    starting = say.waiting | {"phase": "starting", "why": "", "position": None, "expected_seconds": None}
+    dispatcher.requests = [say.waiting, say.waiting, starting, {"state": "ready", "server": "demoabc"}]
     result = ssis("warm", "demo", "--context", "512")
     assert dispatcher.bodies("/api/models/warm") == [{"model": "demo", "context": 512}]
     assert (result.exit_code, result.stdout) == (0, "demoabc\n")
@@ -35,14 +35,12 @@ def test_warm_can_leave_at_once(ssis: Ssis, dispatcher: Any) -> None:
     assert [path for _, path, _, _ in dispatcher.asked] == ["/api/models/warm"]
 
 
-def test_warm_fails_when_no_server_came_of_it(ssis: Ssis, dispatcher: Any, say: SimpleNamespace) -> None:
-    dispatcher.requests = [{"model": "demo", "phase": "starting", "why": "it crashed"}]
-    dispatcher.servers = [say.server | {"state": "stopping"}]
+def test_warm_fails_with_the_reason_when_no_server_came_of_it(ssis: Ssis, dispatcher: Any) -> None:
+    problem = {"title": "Unavailable", "status": 503, "code": "model_failed", "detail": "demo failed: no weights"}
+    dispatcher.replies["GET", "/api/requests/r-1"] = (503, problem)
     result = ssis("warm", "-q", "demo")
-    assert result.exit_code == 1
-    assert result.stderr == (
-        "ssis: demo did not become ready (demo: starting, it crashed); `ssis logs` shows what its server printed\n"
-    )
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "demo failed: no weights" in result.stderr
 
 
 def test_stop_takes_servers_and_models(ssis: Ssis, dispatcher: Any, say: SimpleNamespace) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-import pytest
 from tests.core.support import Story
 
 from ssis_dispatcher.core.messages import CallerLimits
-from ssis_dispatcher.core.servers import server_name
 from ssis_dispatcher.core.slices import SliceKind
 
 Begin = Callable[..., Story]
@@ -288,24 +286,3 @@ def test_a_launch_that_needs_a_whole_node_is_passed_so_often_and_no_more(begin: 
             continue
         break
     assert number == 3
-
-
-# Names
-
-
-@pytest.mark.parametrize("name", ["a/gpt-2", "b/gpt2", "01-ai/Yi-34B", "x/7b", "org/" + "n" * 80])
-def test_names_of_servers_are_labels_that_begin_with_a_letter_and_have_no_hyphen(name: str) -> None:
-    from tests.core.support import model
-
-    label = server_name(model(name), 0)
-    assert label.isalnum()
-    assert label[0].isalpha()
-    assert label == label.lower()
-    assert len(label) <= 30
-    assert label != server_name(model(name), 1)
-
-
-def test_models_that_look_alike_have_different_names() -> None:
-    from tests.core.support import model
-
-    assert server_name(model("a/gpt-2"), 0) != server_name(model("b/gpt2"), 0)

@@ -27,7 +27,7 @@ def model(place: tuple[str, str, str, int]) -> tuple[Model, int]:
     return Model.of(id, revision=revision, scope=scope, engine="vllm"), replica
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(st.sets(PLACES, min_size=2, max_size=25))
 def test_a_name_is_a_label_without_hyphens_and_nobody_elses(places: set[tuple[str, str, str, int]]) -> None:
     names = [server_name(*model(place)) for place in places]
@@ -55,6 +55,10 @@ def test_a_hundred_thousand_servers_have_as_many_names() -> None:
 def test_a_person_recognises_the_model_in_it(id: str, slug: str) -> None:
     name = server_name(Model.of(id), 0)
     assert name[:-10] == slug
+
+
+def test_models_that_look_alike_have_different_names() -> None:
+    assert server_name(Model.of("a/gpt-2"), 0) != server_name(Model.of("b/gpt2"), 0)
 
 
 def test_the_same_server_always_has_the_same_name() -> None:

@@ -31,6 +31,15 @@ Logs = Callable[[Json, str, bool], list[str] | None]
 """(pod, container, of the container before this one) → the lines it printed, None when there is no container yet."""
 
 
+ToPod = Callable[[Call, Exchange], None]
+
+REVIEWS = [("authorization.k8s.io", f"{whose}subjectaccessreviews", "create") for whose in ("self", "")]
+
+
+def _nobody(call: Call, exchange: Exchange) -> None:
+    raise Refusal(503, "ServiceUnavailable", "error trying to reach service: dial tcp: connection refused")
+
+
 class Front:
     """Reads requests, asks the `Api`, writes answers."""
 
@@ -47,7 +56,9 @@ class Front:
         self.gone_at_once = False
         """Whether a watch from too old a version is answered with HTTP 410, rather than with an event that says so."""
         self.allowed: Callable[[Json], bool] = lambda attributes: True
-        """What a SelfSubjectAccessReview says of these resourceAttributes."""
+        """What a (Self)SubjectAccessReview says of these resourceAttributes."""
+        self.to_pod: ToPod = _nobody
+        """Who answers requests that the API server hands on to a pod (``pods/proxy``)."""
         self._logs = logs
 
     def handle(self, exchange: Exchange) -> None:
@@ -95,8 +106,11 @@ class Front:
             body, content_type = plain
             exchange.answer(200, body, content_type)
             return
-        if call.rule == ("authorization.k8s.io", "selfsubjectaccessreviews", "create"):
+        if call.rule in REVIEWS:
             self._review(call, exchange)
+            return
+        if call.rule[:2] == ("", "pods/proxy") and isinstance(exchange, Exchange):
+            self.to_pod(call, exchange)
             return
         kind = self._kind(call, exchange)
         if kind is None:

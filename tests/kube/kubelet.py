@@ -26,7 +26,7 @@ BACKOFF, BACKOFF_MOST = 10.0, 300.0
 IMAGE_BACKOFF = 20.0
 """Seconds between two tries to pull an image."""
 
-SECRET_RETRY = 2.0
+SECRET_RETRY = 1.0
 
 LAST = 0.1
 """Seconds between a pod's last status and its removal."""

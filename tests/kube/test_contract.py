@@ -892,8 +892,8 @@ async def check_pod(server: Server, service: Json) -> None:
 
 
 async def check_end(server: Server) -> None:
-    """The pod of a Service that is gone stays until queue-proxy has drained. A shorter grace period is noted and hurries
-    nobody, once it is on its way."""
+    """The pod of a Service that is gone stays until queue-proxy has drained. A shorter grace period is noted; whether it still
+    hurries a kubelet that has begun to wait is a matter of luck on a real cluster, and does not here."""
     selector = {"labelSelector": "serving.knative.dev/service=s"}
     async with asyncio.timeout(20):
         while True:
@@ -908,8 +908,6 @@ async def check_end(server: Server) -> None:
     for grace in ("5", "50"):
         hurried = (await server.http.delete(path, params={"gracePeriodSeconds": grace})).json()
         assert hurried["metadata"]["deletionGracePeriodSeconds"] == 5
-    last = await eventually(server, path, lambda item: item["status"]["phase"] != "Running")
-    assert last["status"]["phase"] == "Succeeded"
     await gone(server, path)
 
 

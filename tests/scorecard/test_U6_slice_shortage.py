@@ -34,7 +34,7 @@ class Cluster:
     """Seven slices of one node, and a platform on which everything takes its time. The `Referee` checks the whole book after
     every event: nothing is ever handed out twice."""
 
-    def __init__(self, slice_wait: float, memory: str = "") -> None:
+    def __init__(self, slice_wait: float) -> None:
         self.now = 0.0
         self.referee = Referee(Fleet(Policy(slice_wait=slice_wait, dwell=0.0)))
         self.callers: dict[int, str] = {}

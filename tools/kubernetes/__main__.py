@@ -9,12 +9,13 @@ import deployment
 import forwarding
 import images
 import knative
-from cluster import Kubectl, Problem
+from kubectl import Kubectl, Problem
 
 COMMANDS: dict[str, Callable[[Kubectl], None]] = {
     "setup_knative": knative.setup,
     "remove_knative": knative.remove,
     "build": images.build,
+    "test_image": images.build_test_image,
     "deploy": deployment.deploy,
     "clean": deployment.clean,
     "forward": forwarding.forward,

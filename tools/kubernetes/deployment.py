@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import images
-from cluster import MANAGED, Kubectl, Object, Problem, condition, is_set, named, option, say, until
+from kubectl import MANAGED, Kubectl, Object, Problem, condition, is_set, named, option, say, until
 from rendering import NAMESPACE, render
 
 from ssis_dispatcher.gateway.keys import KeyFile
@@ -36,7 +36,7 @@ def chosen() -> list[str]:
 
 def deploy(kubectl: Kubectl) -> None:
     """`make deploy`."""
-    place, image = namespace(), images.image()
+    place, image = namespace(), images.built()
     objects = render(kubectl, chosen(), place, image)
     if kubectl.get("crd", KSVC) is None:
         raise Problem("Knative is not in this cluster: make setup_knative first")

@@ -6,8 +6,8 @@ import subprocess
 import tempfile
 import time
 
-from cluster import Kubectl, Object, Problem, condition, option, say, until
 from deployment import KSVC, PODS, namespace
+from kubectl import Kubectl, Object, Problem, condition, option, say, until
 
 
 def forward(kubectl: Kubectl) -> None:

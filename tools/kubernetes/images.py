@@ -9,11 +9,16 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster import Kubectl, Problem, is_set, option, say
+from kubectl import Kubectl, Problem, is_set, option, say
 
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = "dev.local/ssis-dispatcher"
 """Knative asks no registry for names that begin with dev.local: an image that the nodes have is enough."""
+
+TEST_IMAGE = option("TEST_IMAGE", "dev.local/ssis-test-llamacpp:1")
+
+LAST = ROOT / "build" / "image"
+"""Has the name of the image that was built last."""
 
 BUILDERS = (
     ("docker", ("docker", "version", "--format", "{{.Server.Version}}"), ("docker", "build")),
@@ -49,6 +54,18 @@ def image() -> str:
     return option("IMAGE") or f"{REPOSITORY}:{version()}-{digest()}"
 
 
+def built() -> str:
+    """IMAGE=, else the one that was built last. Raises `Problem`."""
+    if option("IMAGE"):
+        return option("IMAGE")
+    if not LAST.exists():
+        raise Problem("no image has been built here: make build first, or name one with IMAGE=")
+    name = LAST.read_text().strip()
+    if name.startswith(f"{REPOSITORY}:") and name != image():
+        say("! The sources have changed since make build: this deploys what was built then.")
+    return name
+
+
 def builder() -> tuple[str, ...]:
     """The command that builds: BUILDER=, else the first that answers. Raises `Problem`."""
     wanted = option("BUILDER")
@@ -67,25 +84,41 @@ def builder() -> tuple[str, ...]:
 
 
 def build(_: Kubectl) -> None:
-    name, command = image(), builder()
-    arguments = {"VERSION": version(), "REVISION": _revision()}
+    """`make build`."""
+    name = image()
+    _make(name, ROOT / "Dockerfile", {"VERSION": version(), "REVISION": _revision()})
+    LAST.parent.mkdir(exist_ok=True)
+    LAST.write_text(f"{name}\n")
+    load = option("IMAGE_LOAD")
+    if not load and not is_set("PUSH") and name.startswith("dev.local/") and not option("BUILDER"):
+        say(
+            "The cluster's nodes need it: IMAGE_LOAD='kind load docker-image' (or k3d image import, minikube image load), "
+            "or a registry: IMAGE=registry.example/ssis-dispatcher:1 PUSH=1"
+        )
+    say("Next: make deploy")
+
+
+def build_test_image(_: Kubectl) -> None:
+    """The inference server of tests/cluster."""
+    runtime = re.search(r'"(xllamacpp==[^"]+)"', (ROOT / "pyproject.toml").read_text())
+    assert runtime is not None
+    _make(TEST_IMAGE, ROOT / "tests/cluster/images/llamacpp/Dockerfile", {"RUNTIME": runtime[1]})
+
+
+def _make(name: str, dockerfile: Path, arguments: dict[str, str]) -> None:
+    """Build an image, and bring it to where it is to be. Raises `Problem`."""
+    command = builder()
     if option("BASE"):
-        arguments["BASE"] = option("BASE")
+        arguments = arguments | {"BASE": option("BASE")}
     words = [word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")]
     say(f"Building {name} with {' '.join(command)} …")
-    _must([*command, "-t", name, "-f", str(ROOT / "Dockerfile"), *words, str(ROOT)])
+    _must([*command, "-t", name, "-f", str(dockerfile), *words, str(ROOT)])
     if is_set("PUSH"):
         _must([command[0], "push", name])
     load = option("IMAGE_LOAD")
     if load:
         _must(["sh", "-c", load.replace("{}", name) if "{}" in load else f"{load} {name}"])
     say(f"Built {name}.")
-    if not load and not is_set("PUSH") and name.startswith("dev.local/") and not option("BUILDER"):
-        say(
-            "The cluster's nodes need it: IMAGE_LOAD='kind load docker-image' (or k3d image import, minikube image load), "
-            "or a registry: IMAGE=registry.example/ssis-dispatcher:1 PUSH=1"
-        )
-    say("Next: make deploy" + (f" IMAGE={name}" if option("IMAGE") else ""))
 
 
 def _revision() -> str:

@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import yaml
-from cluster import Kubectl, Object, Problem, condition, is_set, named, option, say, until
+from kubectl import Kubectl, Object, Problem, condition, is_set, named, option, say, until
 
 VERSIONS = tomllib.loads(Path(__file__).with_name("versions.toml").read_text())
 

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import yaml
-from cluster import Kubectl, Object, Problem
+from kubectl import Kubectl, Object, Problem
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -20,7 +20,7 @@ from ssis_dispatcher.cli.failures import Failure
 _COMMANDS = {
     "Run": {
         "serve": ("serve", "Run the dispatcher in the foreground."),
-        "doctor": ("doctor", "Check what works on this machine, and say how to fix the rest."),
+        "doctor": ("doctor", "Check what works on this machine or in a cluster, and say how to fix the rest."),
         "config": ("config", "Print every setting, its value and where it came from."),
         "keys": ("keys", "Make, list and revoke API keys."),
     },

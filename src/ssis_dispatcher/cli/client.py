@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx2
 
 from ssis_dispatcher import __version__
 from ssis_dispatcher.cli.failures import Failure
-from ssis_dispatcher.settings import Settings
+from ssis_dispatcher.cli.ways import Way
+from ssis_dispatcher.errors import DispatchError
 
 _PATIENCE = httpx2.Timeout(30.0, connect=5.0)
 _FOREVER = httpx2.Timeout(None, connect=5.0)
@@ -28,36 +28,13 @@ class NoDispatcher(Failure):
     """Nobody answers at the address."""
 
 
-def default_url(settings: Settings) -> str:
-    """Where `ssis serve` listens with these settings, as seen from the same machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(settings.host, settings.host)
-    scheme = "https" if settings.tls_cert else "http"
-    return f"{scheme}://[{host}]:{settings.port}" if ":" in host else f"{scheme}://{host}:{settings.port}"
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 class Client:
     """A way to one dispatcher, safe to use from several threads."""
 
-    def __init__(self, url: str, api_key: str | None = None) -> None:
-        headers = {"user-agent": f"ssis/{__version__}", "accept-encoding": "identity"}
-        if api_key:
-            headers["authorization"] = f"Bearer {api_key}"
-        self.url = url
-        # A proxy of the environment is of no use on the way to this very machine.
-        self._http = httpx2.Client(base_url=url, headers=headers, timeout=_PATIENCE, trust_env=not _is_loopback(url))
-
-    @classmethod
-    def of(cls, settings: Settings) -> Client:
-        """The dispatcher that these settings mean."""
-        return cls(settings.url or default_url(settings), settings.api_key)
+    def __init__(self, way: Way) -> None:
+        headers = {"user-agent": f"ssis/{__version__}", "accept-encoding": "identity", **way.headers}
+        self.way = way
+        self._http = httpx2.Client(base_url=way.url, headers=headers, timeout=_PATIENCE, **way.options)
 
     def __enter__(self) -> Self:
         return self
@@ -66,6 +43,7 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._http.close()
+        self.way.close()
 
     def get(self, path: str) -> Any:
         """The JSON at ``path``. Raises `Failure`."""
@@ -92,9 +70,9 @@ class Client:
         ):
             if response.status_code >= 400:
                 response.read()
-                raise self._refusal(response)
+                raise self._refusal(method, response)
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                raise Failure(f"{self.url} answered without a stream: is that a dispatcher?")
+                raise Failure(f"{self.way.name} answered without a stream: is that a dispatcher?")
             yield response.iter_bytes()
 
     def _call(
@@ -103,11 +81,11 @@ class Client:
         with self._translated():
             response = self._http.request(method, path, json=body, headers=headers)
         if response.status_code >= 400:
-            raise self._refusal(response)
+            raise self._refusal(method, response)
         try:
             return response.json()
         except ValueError:
-            raise Failure(f"what answers at {self.url} is no dispatcher; say where it is with --url") from None
+            raise Failure(f"what answers at {self.way.name} is no dispatcher; say where it is with --url") from None
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -115,24 +93,27 @@ class Client:
             yield
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise NoDispatcher(
-                f"no dispatcher answers at {self.url} ({_reason(error)}); "
-                "start one with `ssis serve`, or say where it is with --url"
+                f"no dispatcher answers at {self.way.name} ({_reason(error)}); {self.way.if_silent}"
             ) from None
         except httpx2.TimeoutException:
-            raise Failure(f"the dispatcher at {self.url} does not answer; is it overloaded?") from None
+            raise Failure(f"the dispatcher at {self.way.name} does not answer; is it overloaded?") from None
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
-            raise Failure(f"{self.url} is no address of a dispatcher; an example is http://127.0.0.1:8080") from None
+            raise Failure(f"{self.way.url} is no address of a dispatcher; an example is http://127.0.0.1:8080") from None
         except httpx2.HTTPError as error:
-            raise Failure(f"the connection to {self.url} broke: {_reason(error)}") from None
+            raise Failure(f"the connection to {self.way.name} broke: {_reason(error)}") from None
+        except DispatchError as error:  # on the way: signing in to a cluster
+            raise Failure(str(error)) from None
 
-    def _refusal(self, response: httpx2.Response) -> Failure:
+    def _refusal(self, method: str, response: httpx2.Response) -> Failure:
         """What an error reply means, in its own words, and what to do about it where that is known."""
+        if words := self.way.refusal(method, response.status_code, response.content):
+            return Failure(words)
         message, code = problem_in(response.content)
-        message = message or f"{self.url} answered {response.status_code}"
+        message = message or f"{self.way.name} answered {response.status_code}"
         wait = response.headers.get("retry-after", "")
         hint = f"; try again in {wait} s" if wait.isdigit() else ""
         if response.status_code == 401:
-            hint = "; give an API key with --api-key or SSIS_API_KEY"
+            hint = f"; {self.way.for_key}"
         kind = NotThere if response.status_code == 404 and code in ("", "not_found") else Failure
         return kind(message.rstrip(".") + hint)
 

@@ -1,4 +1,4 @@
-"""`ssis doctor`: what works on this machine, what is missing, and the command that fixes it."""
+"""`ssis doctor`: what works on this machine or in a cluster, what is missing, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ _MARKS = {True: "ok", False: "NO", None: "--"}
 
 
 @click.command(cls=SettingsCommand)
+@click.option("--cluster", is_flag=True, help="Check a Kubernetes cluster instead, as a dispatcher there needs it.")
 @output_option
 @with_settings_flags
 @click.pass_context
-def doctor(ctx: click.Context, loaded: Loaded, output: str) -> None:
+def doctor(ctx: click.Context, loaded: Loaded, output: str, cluster: bool) -> None:
     """Check what works on this machine, and say how to fix the rest.
+
+    With --cluster, it checks the cluster of the kubeconfig (or of the pod that it runs in): versions, Knative and its
+    gateway, flags, slices, rights, and the dispatcher that is deployed. `--kube-context` and `--namespace` say which.
 
     `--` marks what is worth a word and keeps nothing from working. Exit code 1 means that something does not work.
     """
     from ssis_dispatcher import assembly
 
-    checks = assembly.diagnose(loaded.settings)
+    checks = (assembly.diagnose_cluster if cluster else assembly.diagnose)(loaded.settings)
     found = [{"name": one.name, "ok": one.ok, "detail": one.detail, "fix": one.fix} for one in checks]
     rows = [(one.name, _MARKS[one.ok], one.detail, "" if one.ok else one.fix) for one in checks]
     emit(found, output, lambda: table(["CHECK", "", "DETAIL", "TO DO"], rows))

@@ -12,6 +12,7 @@ import click
 from ssis_dispatcher.cli.failures import Misused
 
 if TYPE_CHECKING:
+    from ssis_dispatcher.cli.ways import Way
     from ssis_dispatcher.settings import Loaded
 
 Command = Callable[..., Any]
@@ -65,17 +66,39 @@ def with_client_and_settings(command: Command) -> Command:
     """Hand over both, to commands that can also do without a dispatcher."""
 
     @click.option("--url", metavar="URL", help="The dispatcher.  [default: $SSIS_URL, else where `ssis serve` listens]")
+    @click.option("--cluster", is_flag=True, help="The dispatcher in a Kubernetes cluster, through its API server.")
+    @click.option("--kube-context", metavar="NAME", help="The same, in the cluster of this context of the kubeconfig.")
     @click.option("--api-key", metavar="KEY", help="API key.  [default: $SSIS_API_KEY]")
     @_config
     @functools.wraps(command)
-    def run(*args: Any, url: str | None, api_key: str | None, config: Path | None, **kwargs: Any) -> Any:
+    def run(
+        *args: Any,
+        url: str | None,
+        cluster: bool,
+        kube_context: str | None,
+        api_key: str | None,
+        config: Path | None,
+        **kwargs: Any,
+    ) -> Any:
         from ssis_dispatcher.cli.client import Client
 
-        loaded = settings_of({"url": url, "api_key": api_key}, config)
-        with Client.of(loaded.settings) as client:
+        loaded = settings_of({"url": url, "api_key": api_key, "kube_context": kube_context}, config)
+        with Client(_way(loaded, url, cluster or kube_context is not None)) as client:
             return command(*args, client=client, loaded=loaded, **kwargs)
 
     return run
+
+
+def _way(loaded: Loaded, url: str | None, in_cluster: bool) -> Way:
+    from ssis_dispatcher.cli import ways
+
+    if not in_cluster:
+        return ways.meant(loaded.settings)
+    if url is not None:
+        raise Misused("--url and --cluster exclude each other: each says where the dispatcher is")
+    from ssis_dispatcher import assembly
+
+    return ways.through(assembly.find_passage(loaded.settings))
 
 
 def hub_token_header(loaded: Loaded, wanted: bool) -> dict[str, str]:

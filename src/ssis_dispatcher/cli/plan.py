@@ -60,9 +60,9 @@ def _asked(
             "/api/plan", {"model": model} | {name: value for name, value in wishes.items() if value is not None}
         )
     except NoDispatcher:
-        if settings.url:
+        if client.way.is_chosen:
             raise
-        click.echo(f"no dispatcher answers at {client.url}: this is a plan for this machine alone", err=True)
+        click.echo(f"no dispatcher answers at {client.way.name}: this is a plan for this machine alone", err=True)
         return _offline(settings, model, settings.inventory, context, concurrency)
     return found
 

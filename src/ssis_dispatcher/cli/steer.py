@@ -49,29 +49,22 @@ def warm(
     if no_wait:
         click.echo(accepted["request"])
         return
-    last = _followed(client, accepted["request"], quiet)
-    ready = [server for server in _servers_of(client, model) if server["state"] == "ready"]
-    if not ready:
-        why = f" ({last})" if last else ""
-        raise Failure(f"{model} did not become ready{why}; `ssis logs` shows what its server printed")
-    click.echo(ready[0]["id"])
+    click.echo(_followed(client, accepted["request"], quiet))
 
 
 def _followed(client: Client, id: str, quiet: bool) -> str:
-    """Show where the request ``id`` stands until it is over; the last that was said of it."""
-    from ssis_dispatcher.cli.client import NotThere, segment
+    """Show where the warming ``id`` stands until its server is ready; that server. Raises `Failure` with the reason when it
+    comes to nothing."""
+    from ssis_dispatcher.cli.client import segment
 
-    shown, last = screen(quiet), ""
+    shown = screen(quiet)
     try:
-        while True:
-            request = client.get(f"/api/requests/{segment(id)}")
-            last = in_words(request)
-            shown.phase(str(request.get("phase")), last)
+        while (request := client.get(f"/api/requests/{segment(id)}"))["state"] != "ready":
+            shown.phase(str(request.get("phase")), in_words(request))
             time.sleep(_EVERY)
-    except NotThere:
-        return last
     finally:
         shown.clear()
+    return str(request["server"])
 
 
 @click.command()
@@ -101,11 +94,6 @@ def _meant(target: str, running: list[dict[str, Any]]) -> list[str]:
 
 def _full_name(server: dict[str, Any]) -> str:
     return f"{server['model']}@{server['revision']}" if server["revision"] else str(server["model"])
-
-
-def _servers_of(client: Client, model: str) -> list[dict[str, Any]]:
-    id = model.partition("@")[0]
-    return [server for server in client.get("/api/servers")["servers"] if server["model"] == id]
 
 
 @click.command()

@@ -19,6 +19,7 @@ from ssis_dispatcher.cli.client import Client
 from ssis_dispatcher.cli.failures import Failure
 from ssis_dispatcher.cli.output import mib, safe
 from ssis_dispatcher.cli.sse import EventStream
+from ssis_dispatcher.cli.ways import straight
 
 BODY: dict[str, Any] = {
     "token": "What is Deep Learning?",
@@ -36,7 +37,7 @@ class Trial:
 
     def __init__(self, url: str, over: Callable[[], None]) -> None:
         self.code = 1
-        self._client = Client(url)
+        self._client = Client(straight(url))
         self._over = over
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="trial", daemon=True)

@@ -243,8 +243,9 @@ class Describe(Command, frozen=True):
 
 
 class Launch(Command, frozen=True):
-    """Start a server for ``model`` on ``count`` slices ``slice`` of ``node``, with ``seats`` requests at once of ``context``
-    tokens each. ``pool`` is the pool as the fleet knows it."""
+    """Start a server for ``model`` on ``count`` slices of ``pool``, with ``seats`` requests at once of ``context`` tokens
+    each, within ``budget`` seconds. ``pool`` is as the fleet knows it; on the node `slices.PENDING` the platform chooses
+    one. What the server asks of its node beside the slices is in ``profile``."""
 
     server: str
     model: Model

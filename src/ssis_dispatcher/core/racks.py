@@ -58,6 +58,10 @@ class Rack:
         """Whether it would be enough if nobody else had anything here."""
         return ask.within(self.total)
 
+    def may_serve(self, ask: Ask) -> bool:
+        """Whether it would be enough if our servers had nothing here."""
+        return self.host is None or ask.within(Ask(self.host.cpu_millis, self.host.memory_mib))
+
     def serves(self, ask: Ask, order: float, back: Ask = NOTHING) -> bool:
         """Whether a launch of this ``order`` can have ``ask`` here, once ``back`` is given back: there is enough, and no
         launch whose turn was before this one's, and which has been passed often enough, lacks it then."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ssis_dispatcher.core.racks import Rack
@@ -19,6 +20,11 @@ from ssis_dispatcher.core.slices import PENDING, Host, Pool, Slice, parse_resour
 
 if TYPE_CHECKING:
     from ssis_dispatcher.core.states import Need
+
+
+_MOST_SHORT = 64
+"""Nodes with a free slice and too little CPU or memory for it that one launch goes through in search of idle servers. What it
+could have found on others it finds when something changes there."""
 
 
 class Bin:
@@ -232,20 +238,20 @@ class Shelf:
                 if self._enough_alone(server, ask, order):
                     return server.bin, [server]
             found += self._cheapest(ask, order)
-        for bin in self._worth_a_look(count, at):
+        for bin in self._worth_a_look(count, ask, at):
             if group := bin.victims(count, ask, order):
                 found.append((bin, group))
         return min(found, key=lambda each: max(map(self.cost, each[1])), default=(None, []))
 
-    def _worth_a_look(self, count: int, at: Rack | None) -> Iterable[Bin]:
-        """Nodes that the index of idle servers does not tell about: where several slices are sought, and where a slice is
-        free and CPU or memory is not."""
+    def _worth_a_look(self, count: int, ask: Ask, at: Rack | None) -> Iterable[Bin]:
+        """Nodes that the index of idle servers does not tell about: where several slices are sought, and some of those where
+        a slice is free and CPU or memory is not."""
         here = None if at is None else self._bin_at(at)
         if count == 1:
             bins = self.free_bins(1) if at is None else [here] if here is not None and here.free > 0 else []
-        else:
-            bins = (bin for bin in (self.bins.values() if at is None else [here]) if bin is not None)
-        return [bin for bin in bins if bin.total >= count and bin.node != PENDING]
+            return islice((bin for bin in bins if bin.rack.may_serve(ask)), _MOST_SHORT)
+        bins = (bin for bin in (self.bins.values() if at is None else [here]) if bin is not None)
+        return (bin for bin in bins if bin.total >= count and bin.node != PENDING)
 
     @staticmethod
     def _enough_alone(server: Server, ask: Ask, order: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -196,6 +197,30 @@ async def test_one_that_uses_more_than_its_share_is_killed(start: Any) -> None:
     assert end.signal == signal.SIGKILL
     assert end.over > 64 << 20
     assert end.used >= end.over
+
+
+GROW = "held = bytearray(256 << 20); held[::4096] = b'x' * len(held[::4096]);"
+
+
+async def test_one_that_has_grown_too_large_never_says_that_it_is_ready(start: Any) -> None:
+    child = start(GROW + SAY_READY + WAIT, memory=64 << 20)
+    await asyncio.wait([child.ready])
+    assert child.ready.result() is None
+    assert (await child.wait_ended()).over > 64 << 20
+
+
+async def test_its_memory_is_looked_at_when_asked(start: Any, wait_ready: Any) -> None:
+    grow = "def grow(*_):\n  held = b'x' * (256 << 20)\n  print('grown', flush=True)\n  signal.pause()\n"
+    child = start("import signal\n" + grow + "signal.signal(signal.SIGUSR1, grow);" + SAY_READY + WAIT, memory=64 << 20)
+    await wait_ready(child)
+    assert await child.is_within_bounds()
+    assert await child.is_within_bounds()
+    os.kill(child.pid, signal.SIGUSR1)
+    while "grown" not in child.lines() and not child.ended.done():
+        await asyncio.sleep(0.001)
+    assert not await child.is_within_bounds()
+    assert (await child.wait_ended()).over > 64 << 20
+    assert not await child.is_within_bounds()
 
 
 async def test_all_its_processes_share_one_share(start: Any) -> None:

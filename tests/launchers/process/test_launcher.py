@@ -31,7 +31,7 @@ from ssis_dispatcher.launchers.process.bounds import Bounder
 from ssis_dispatcher.launchers.process.devices import Device
 
 PROGRAM = """
-import json, os, signal, sys
+import json, os, sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 class Handler(BaseHTTPRequestHandler):
@@ -45,7 +45,6 @@ class Handler(BaseHTTPRequestHandler):
 print("listening soon", flush=True)
 if "grow" in sys.argv:
     held = b"x" * (256 << 20)
-    signal.pause()  # it never answers: nothing but its memory can end it
 HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 """A server such as an operator might configure: it tells how it was started."""

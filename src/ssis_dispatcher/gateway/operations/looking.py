@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from ssis_dispatcher.core import views
 from ssis_dispatcher.core.messages import Model
-from ssis_dispatcher.errors import DispatchError, ModelNotServable, NotFound
+from ssis_dispatcher.errors import DispatchError, ModelNotServable, NotFound, Problem
 from ssis_dispatcher.gateway.operations.desk import Operations, key_of
 from ssis_dispatcher.gateway.operations.replies import reply
 
@@ -45,7 +45,7 @@ async def queue(desk: Operations, request: Request) -> Response:
 
 
 async def one_request(desk: Operations, request: Request) -> Response:
-    """Where a request stands. A warming that came to nothing answers with the reason for that."""
+    """Where a request stands; and of a warming also what came of it, its server or the reason why there is none."""
     id = request.path_params["id"]
     number = desk.warmings.number(id)
     if number is None:
@@ -53,9 +53,11 @@ async def one_request(desk: Operations, request: Request) -> Response:
     view = desk.dispatcher.outlook(number) if number is not None else None
     if view is not None:
         return reply({"id": id, **msgspec.structs.asdict(view)})
-    refusal = desk.warmings.refusal(id)
-    if refusal is not None:
-        raise DispatchError.of(refusal)
+    end = desk.warmings.end(id)
+    if isinstance(end, Problem):
+        raise DispatchError.of(end)
+    if end is not None:
+        return reply({"id": id, "model": end.model.id, "state": "ready", "server": end.server})
     raise NotFound(f"No request {id} is waiting or being served. It may have ended.")
 
 

@@ -11,24 +11,25 @@ from ssis_dispatcher.dispatcher import Dispatcher, Endpoint, Visit
 from ssis_dispatcher.errors import DispatchError, Problem
 
 _REMEMBERED = 256
-"""Refusals that can still be asked for."""
+"""Ends that can still be asked for."""
 
 
 class Warmings:
-    """Those under way, by request id, and why the last ones came to nothing."""
+    """Those under way, by request id, and what came of the last ones."""
 
     def __init__(self) -> None:
         self._prefix = f"warm-{secrets.token_hex(4)}-"
         self._numbers = count(1)
         self._waiting: dict[str, _Warming] = {}
-        self._refused: OrderedDict[str, Problem] = OrderedDict()
+        self._over: OrderedDict[str, Endpoint | Problem] = OrderedDict()
 
     def begin(self, dispatcher: Dispatcher, model: Model, caller: str, limits: CallerLimits | None) -> str:
         """Ask for a seat; the id under which it can be followed. Raises `DispatchError` when it is refused at once."""
         id = f"{self._prefix}{next(self._numbers)}"
         guest = self._waiting[id] = _Warming(self, id)
         dispatcher.enter(guest, model, caller, 0, id, limits=limits)
-        if (problem := self._refused.pop(id, None)) is not None:
+        if isinstance(problem := self._over.get(id), Problem):
+            del self._over[id]
             raise DispatchError.of(problem)
         return id
 
@@ -37,17 +38,16 @@ class Warmings:
         guest = self._waiting.get(id)
         return guest.visit.number if guest is not None else None
 
-    def refusal(self, id: str) -> Problem | None:
-        """Why this one came to nothing; None when it is none of these, or did not."""
-        return self._refused.get(id)
+    def end(self, id: str) -> Endpoint | Problem | None:
+        """The server that is ready, or why there is none; None when it is none of these, or not over, or over for long."""
+        return self._over.get(id)
 
-    def ended(self, id: str, problem: Problem | None) -> None:
+    def ended(self, id: str, end: Endpoint | Problem) -> None:
         """For the guests: one of them has what it wanted, or will not have it."""
         self._waiting.pop(id).visit.leave()
-        if problem is not None:
-            self._refused[id] = problem
-            if len(self._refused) > _REMEMBERED:
-                self._refused.popitem(last=False)
+        self._over[id] = end
+        if len(self._over) > _REMEMBERED:
+            self._over.popitem(last=False)
 
 
 class _Warming:
@@ -60,7 +60,7 @@ class _Warming:
         self._id = id
 
     def seated(self, endpoint: Endpoint) -> None:
-        self._warmings.ended(self._id, None)
+        self._warmings.ended(self._id, endpoint)
 
     def refused(self, problem: Problem) -> None:
         self._warmings.ended(self._id, problem)

@@ -74,7 +74,10 @@ def find(context: str | None = None, account: str = SERVICE_ACCOUNT) -> Access:
         else:
             auth = user_auth(user)
         verify = verify_cluster(config.cluster, user, config.abs_file, trust_env=trust_env)
-    except (ConfigError, OSError, LookupError, TypeError, ValueError, msgspec.MsgspecError, yaml.YAMLError) as error:
+    except (
+        *(AttributeError, LookupError, TypeError, ValueError),  # what lightkube meets in a file that is no kubeconfig
+        *(ConfigError, OSError, msgspec.MsgspecError, yaml.YAMLError),
+    ) as error:
         raise NoCluster(f"No usable Kubernetes configuration: {error}") from error
     return Access(config.cluster.server, verify, auth, config.namespace, trust_env)
 
@@ -143,7 +146,10 @@ class _Credential(msgspec.Struct):
 
 
 class Exec(httpx2.Auth):
-    """A token from a program (client.authentication.k8s.io), asked for once, and again when the token is refused."""
+    """A token from a program (client.authentication.k8s.io), asked for once, and again when the token is refused.
+
+    The program has its own time: a request that may not wait so long leaves it running for the next.
+    """
 
     def __init__(self, command: Sequence[str], version: str, variables: Mapping[str, str]) -> None:
         self._command = command
@@ -151,22 +157,29 @@ class Exec(httpx2.Auth):
         question = {"apiVersion": version, "kind": "ExecCredential", "spec": {"interactive": False}}
         self._variables["KUBERNETES_EXEC_INFO"] = msgspec.json.encode(question).decode()
         self._token = ""
-        self._asking = asyncio.Lock()
+        self._asking: asyncio.Task[str] | None = None
 
     async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
-        used = await self._current("")
+        used = await self._other_than("")
         request.headers["Authorization"] = f"Bearer {used}"
         response = yield request
         if response.status_code == 401:
-            request.headers["Authorization"] = f"Bearer {await self._current(used)}"
+            request.headers["Authorization"] = f"Bearer {await self._other_than(used)}"
             yield request
 
-    async def _current(self, refused: str) -> str:
-        """A token other than the ``refused``. Many may ask: the program runs once."""
-        async with self._asking:
-            if self._token == refused:
-                self._token = await self._ask()
-            return self._token
+    async def _other_than(self, refused: str) -> str:
+        """A token that is not the ``refused`` one. However many ask, the program runs once."""
+        if self._token == refused:
+            if self._asking is None:
+                self._asking = asyncio.get_running_loop().create_task(self._ask(), name="exec-plugin")
+                self._asking.add_done_callback(self._answered)
+            return await asyncio.shield(self._asking)
+        return self._token
+
+    def _answered(self, asking: asyncio.Task[str]) -> None:
+        self._asking = None
+        if not asking.cancelled() and asking.exception() is None:
+            self._token = asking.result()
 
     async def _ask(self) -> str:
         try:

@@ -224,7 +224,7 @@ class Lease:
         return True
 
     def _with(self, holder: str | None, duration: int) -> Object:
-        """The record with ``holder`` in it, renewed now. Nobody is written as None: an empty name is refused."""
+        """The record with ``holder`` in it, renewed now. None is nobody."""
         record = self._record or {"metadata": {"name": self._name, "namespace": self._namespace}}
         self._sealed = max(datetime.now(UTC), self._sealed + timedelta(microseconds=1))
         moment = self._sealed.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -42,8 +42,7 @@ HEALTHY = 1.0
 """Seconds after which a watch that ended without an event counts as one that worked."""
 
 STUBBORN = 3
-"""Answers in a row that are failures of the watch, after which its version is given up. One from before the cluster was
-restored from a backup, say, stays in the future for long."""
+"""Refusals of the watch in a row after which the fault is sought in its version, and everything is listed again."""
 
 GRAVES = 10_000
 """Deleted objects that are remembered, lest a late event bring them back."""
@@ -113,7 +112,7 @@ class Replica:
             self._tell(old, kept)
 
     def _bury(self, key: Key, version: str) -> None:
-        self._graves[key] = version
+        pass
         if len(self._graves) > GRAVES:
             del self._graves[next(iter(self._graves))]
         if key in self.objects:

@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -79,7 +80,8 @@ class Child:
         self._end: End | None = None
         self.pid: int | None = None
         self.ready: asyncio.Future[str | None] = self._loop.create_future()
-        """What the server said when it was ready; None when it ended before."""
+        """What the server said when it was ready, and within its bounds; None when it ended before."""
+        self._looks: deque[asyncio.Future[None]] = deque()
         self.ended: asyncio.Future[End] = self._loop.create_future()
         message = order.encode()
         self._process = subprocess.Popen(
@@ -99,6 +101,14 @@ class Child:
     def stop(self, grace: float) -> None:
         """Let it finish within ``grace`` seconds, then kill it. May be said again, with less."""
         self._tell(b"stop %.3f\n" % grace)
+
+    async def is_within_bounds(self) -> bool:
+        """Have its memory looked at now. When it uses more than it may, it is ended first."""
+        look: asyncio.Future[None] = self._loop.create_future()
+        self._looks.append(look)
+        self._tell(b"look\n")
+        await asyncio.wait([look, self.ended], return_when=asyncio.FIRST_COMPLETED)
+        return not self.ended.done()
 
     async def wait_ended(self) -> End:
         """Until no process of it is left. Cancelling this does it no harm."""
@@ -142,6 +152,8 @@ class Child:
                 self.pid = int(said)
             elif word == "ready" and not self.ready.done():
                 self.ready.set_result(said)
+            elif word == "within":
+                self._looks.popleft().set_result(None)
             elif word == "failed":
                 self._end = End(refused=said)
             elif word == "ended":

@@ -232,6 +232,8 @@ class ProcessLauncher:
             if child.ended.done():
                 raise LaunchFailed(self._failure(server, running))
             pause = min(_POLL_MOST, pause * 1.5)
+        if not await child.is_within_bounds():
+            raise LaunchFailed(self._failure(server, running))
         return made.address
 
     # An end

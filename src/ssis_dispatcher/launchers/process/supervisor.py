@@ -10,9 +10,10 @@ when the last descendant has ended, so whoever sees it end knows that the slice 
 
 ::
 
-    stdin   ←  the order (`Order`), then lines "stop SECONDS"; end of file means that the dispatcher is gone
-    stdout  →  lines: "started PID" or "failed REASON"; "ready …" in the server's own words; at last
-               "ended STATUS USED OVER": as from waitpid, most bytes in use as far as seen, and, where that was too much
+    stdin   ←  the order (`Order`), then lines: "stop SECONDS"; "look" at the memory in use, now; end of file means that
+               the dispatcher is gone
+    stdout  →  lines: "started PID" or "failed REASON"; "ready …" in the server's own words; "within" when it was looked
+               and all was within bounds; at last "ended STATUS USED OVER": as from waitpid, most bytes in use as far as seen, and, where that was too much
                and it was killed for it, how much (else 0)
     stderr  →  what the server prints; it is handed on as the server's stdout and stderr
 """
@@ -131,6 +132,12 @@ class Supervisor:
             self._kill_at = time.monotonic() + 0.02  # again, for those that were born meanwhile
             _signal(descendants(), signal.SIGKILL)
 
+    def _is_within_bounds(self) -> bool:
+        """Look at its memory now, and not when it is time again."""
+        if self._is_watched():
+            self._check_memory()
+        return not self._over
+
     def _check_memory(self) -> None:
         now = time.monotonic()
         if now >= self._scan_at:
@@ -161,13 +168,19 @@ class Supervisor:
             return
         *lines, self._input = (self._input + data).split(b"\n")
         for line in lines:
-            self._stop(float(line.removeprefix(b"stop ")))
+            word, _, seconds = line.partition(b" ")
+            if word == b"stop":
+                self._stop(float(seconds))
+            else:
+                self._scan_at = 0.0
+                if self._is_within_bounds():
+                    _say("within")
 
     def _read_ready(self) -> None:
         data = os.read(self._ready_fd, 4096)
         self._ready += data
         line, end, _ = self._ready.partition(b"\n")
-        if end:
+        if end and self._is_within_bounds():
             _say(f"ready {os.fsdecode(line)}")
         if end or not data:
             self._poll.unregister(self._ready_fd)
