@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx2
 
-from ssis_dispatcher.launchers.knative.api import PODS, SERVICES, Kube
+from ssis_dispatcher.kube.api import PODS, SERVICES, Kube
 
 Object = dict[str, Any]
 

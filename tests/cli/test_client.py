@@ -79,7 +79,10 @@ def test_a_connection_that_breaks_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
         thread = threading.Thread(target=hang_up)
         thread.start()
-        with Client(straight(f"http://127.0.0.1:{server.getsockname()[1]}")) as client, pytest.raises(Failure, match="broke"):
+        with (
+            Client(straight(f"http://127.0.0.1:{server.getsockname()[1]}")) as client,
+            pytest.raises(Failure, match="broke"),
+        ):
             client.get("/api/servers")
         thread.join()
 

@@ -8,13 +8,14 @@ from typing import Any
 from ssis_dispatcher.cli.client import Client, NotThere
 from ssis_dispatcher.cli.failures import Failure
 from ssis_dispatcher.cli.watch import Watch
+from ssis_dispatcher.cli.ways import straight
 
 
 class Views(Client):
     """Answers of `/api/requests`, one after the other; exceptions are raised. ``over`` is set at the end of them."""
 
     def __init__(self, *views: Any) -> None:
-        super().__init__("http://127.0.0.1:1")
+        super().__init__(straight("http://127.0.0.1:1"))
         self.views = list(views)
         self.over = threading.Event()
 

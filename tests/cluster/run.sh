@@ -7,4 +7,5 @@ if [ ! -x build/client/bin/python ]; then
     .venv/bin/python -m venv build/client
     build/client/bin/pip install --quiet --disable-pip-version-check -r test/requirements.txt
 fi
-exec ${CLUSTER_EXEC:-} env SSIS_TEST_CLUSTER=1 .venv/bin/pytest -q -p no:randomly "${@:-tests/cluster}"
+[ $# -gt 0 ] || set -- tests/deploy tests/cluster
+exec ${CLUSTER_EXEC:-} env SSIS_TEST_CLUSTER=1 .venv/bin/pytest -q -p no:randomly "$@"

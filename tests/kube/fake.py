@@ -10,6 +10,7 @@ How it differs from a real one is written in ``README.md`` beside this file.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
@@ -148,6 +149,21 @@ class FakeCluster:
     def compact(self) -> None:
         """Forget the history, so that old versions and list tokens are answered with 410."""
         self.api.compact()
+
+    async def until(self, fact: Callable[[], object], within: float = 60.0) -> float:
+        """Wait until a fact about the objects holds; returns the seconds it took. Raises TimeoutError."""
+        changed = asyncio.Event()
+        followers = [shelf.follow(lambda _: changed.set()) for shelf in self.api.store]
+        begun = self.api.clock.time
+        try:
+            async with asyncio.timeout(within):
+                while not fact():
+                    changed.clear()
+                    await changed.wait()
+        finally:
+            for follower in followers:
+                follower.stop()
+        return self.api.clock.time - begun
 
     # Knative and its pods
 

@@ -892,8 +892,8 @@ async def check_pod(server: Server, service: Json) -> None:
 
 
 async def check_end(server: Server) -> None:
-    """The pod of a Service that is gone stays until queue-proxy has drained. A shorter grace period is noted; whether it still
-    hurries a kubelet that has begun to wait is a matter of luck on a real cluster, and does not here."""
+    """The pod of a Service that is gone stays until queue-proxy has drained. A shorter grace period is noted; whether it
+    still hurries the kubelet is a matter of luck on a real cluster, and it does not here."""
     selector = {"labelSelector": "serving.knative.dev/service=s"}
     async with asyncio.timeout(20):
         while True:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 from tests.kube.fake import FakeCluster
@@ -22,11 +21,11 @@ async def cluster() -> AsyncIterator[FakeCluster]:
         yield cluster
 
 
-def launch(cluster: FakeCluster, name: str, *, seconds: int = 600, deadline: str = "60s", **limits: str) -> None:
+def launch(cluster: FakeCluster, name: str, *, deadline: str = "60s", limits: Json | None = None) -> None:
     resources = {"limits": limits or {SLICE: "1"}}
     container = {"image": f"example.com/{name}:1", "resources": resources}
     metadata = {"annotations": {"serving.knative.dev/progress-deadline": deadline}}
-    template = {"metadata": metadata, "spec": {"timeoutSeconds": seconds, "containers": [container]}}
+    template = {"metadata": metadata, "spec": {"timeoutSeconds": 600, "containers": [container]}}
     cluster.create(SERVICES, {"metadata": {"name": name}, "spec": {"template": template}}, "models")
 
 
@@ -39,14 +38,10 @@ def is_ready(cluster: FakeCluster, name: str) -> bool:
     return condition(cluster.get(SERVICES, name, "models")).get("status") == "True"
 
 
-async def until(fact: Callable[[], Any], within: float = 60.0) -> float:
-    """Wait for a fact; returns the seconds it took."""
-    loop = asyncio.get_running_loop()
-    start = loop.time()
-    async with asyncio.timeout(within):
-        while not fact():  # noqa: ASYNC110 - time is virtual
-            await asyncio.sleep(0.01)
-    return loop.time() - start
+def scheduled(cluster: FakeCluster, name: str) -> str:
+    """What the scheduler says of a Service's pod."""
+    pods = cluster.pods(name)
+    return str(condition(pods[0], "PodScheduled").get("message", "")) if pods else ""
 
 
 def waiting_reason(cluster: FakeCluster, name: str) -> str:
@@ -57,17 +52,17 @@ def waiting_reason(cluster: FakeCluster, name: str) -> str:
 
 async def test_slices_are_handed_out_once(cluster: FakeCluster) -> None:
     cluster.nodes.add("a", {SLICE: 2})
-    for name in ("one", "two", "three"):
+    names = ("one", "two", "three")
+    for name in names:
         launch(cluster, name)
-    await until(lambda: is_ready(cluster, "one") and is_ready(cluster, "two"))
-    waiting = condition(cluster.pods("three")[0], "PodScheduled")
-    assert waiting["message"].startswith(
-        f"0/1 nodes are available: 1 Insufficient {SLICE}. no new claims to deallocate"
-    )
-    assert waiting["message"].endswith("1 No preemption victims found for incoming pod.")
-    assert condition(cluster.get(SERVICES, "three", "models"), "ConfigurationsReady")["status"] == "False"
-    cluster.delete(SERVICES, "one", "models")
-    took = await until(lambda: is_ready(cluster, "three"))
+    await cluster.until(lambda: sum(is_ready(cluster, name) for name in names) == 2)
+    left = next(name for name in names if not is_ready(cluster, name))
+    why = scheduled(cluster, left)
+    assert why.startswith(f"0/1 nodes are available: 1 Insufficient {SLICE}. no new claims to deallocate, preemption: ")
+    assert why.endswith("1 No preemption victims found for incoming pod.")
+    assert condition(cluster.get(SERVICES, left, "models"), "ConfigurationsReady")["status"] == "False"
+    cluster.delete(SERVICES, next(name for name in names if name != left), "models")
+    took = await cluster.until(lambda: is_ready(cluster, left))
     assert 30 < took < 33, "the slice is held while queue-proxy drains"
 
 
@@ -76,43 +71,43 @@ async def test_words_of_the_scheduler(cluster: FakeCluster) -> None:
     cluster.nodes.add("cordoned", {SLICE: 1})
     cluster.nodes.cordon("cordoned")
     cluster.nodes.add("tainted", {SLICE: 1}, taints=[{"key": "k", "effect": "NoSchedule"}])
-    launch(cluster, "big", **{SLICE: "1", "cpu": "2", "memory": "1Ti"})
-    await until(lambda: condition((cluster.pods("big") or [None])[0], "PodScheduled"))
-    assert condition(cluster.pods("big")[0], "PodScheduled")["message"] == (
+    launch(cluster, "big", limits={SLICE: "1", "cpu": "2", "memory": "1Ti"})
+    await cluster.until(lambda: scheduled(cluster, "big"))
+    assert scheduled(cluster, "big") == (
         "0/3 nodes are available: 1 Insufficient cpu, 1 Insufficient memory, 1 node(s) had untolerated taint(s), "
         "1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/3 nodes are available: "
         "3 Preemption is not helpful for scheduling."
     )
-    launch(cluster, "small", **{SLICE: "1"})
-    await until(lambda: is_ready(cluster, "small"))
+    launch(cluster, "small", limits={SLICE: "1"})
+    await cluster.until(lambda: is_ready(cluster, "small"))
     assert cluster.pods("small")[0]["spec"]["nodeName"] == "full"
     cluster.nodes.uncordon("cordoned")
-    launch(cluster, "next", **{SLICE: "1"})
-    await until(lambda: is_ready(cluster, "next"))
+    launch(cluster, "next", limits={SLICE: "1"})
+    await cluster.until(lambda: is_ready(cluster, "next"))
     assert cluster.pods("next")[0]["spec"]["nodeName"] == "cordoned"
 
 
 async def test_pods_without_nodes_wait(cluster: FakeCluster) -> None:
     launch(cluster, "one")
-    await until(lambda: condition((cluster.pods("one") or [None])[0], "PodScheduled"))
-    assert condition(cluster.pods("one")[0], "PodScheduled")["message"] == "no nodes available to schedule pods"
+    await cluster.until(lambda: scheduled(cluster, "one"))
+    assert scheduled(cluster, "one") == "no nodes available to schedule pods"
     cluster.nodes.add("a", {SLICE: 1})
-    await until(lambda: is_ready(cluster, "one"))
+    await cluster.until(lambda: is_ready(cluster, "one"))
 
 
 async def test_what_cannot_be_pulled_shows_at_the_pod_first(cluster: FakeCluster) -> None:
     cluster.nodes.add("a", {SLICE: 1})
     cluster.behave("example.com/one:*", fail="ErrImagePull", message="not found")
     launch(cluster, "one")
-    assert await until(lambda: waiting_reason(cluster, "one") == "ErrImagePull") < 1
-    await until(lambda: waiting_reason(cluster, "one") == "ImagePullBackOff")
+    assert await cluster.until(lambda: waiting_reason(cluster, "one") == "ErrImagePull") < 1
+    await cluster.until(lambda: waiting_reason(cluster, "one") == "ImagePullBackOff")
     assert condition(cluster.get(SERVICES, "one", "models"))["status"] == "Unknown"
-    took = await until(lambda: condition(cluster.get(SERVICES, "one", "models"))["status"] == "False")
+    took = await cluster.until(lambda: condition(cluster.get(SERVICES, "one", "models"))["status"] == "False")
     assert 55 < took < 61, "Knative says so at the progress deadline, not before"
     revision = condition(cluster.get(REVISIONS, "one-00001", "models"), "ResourcesAvailable")
     assert revision["reason"] in ("ErrImagePull", "ImagePullBackOff")
-    await until(lambda: "deletionTimestamp" in cluster.pods("one")[0]["metadata"])
-    await until(lambda: not cluster.pods("one"))
+    await cluster.until(lambda: "deletionTimestamp" in cluster.pods("one")[0]["metadata"])
+    await cluster.until(lambda: not cluster.pods("one"))
     await asyncio.sleep(100)
     assert not cluster.pods("one"), "what Knative has given up does not come back"
 
@@ -121,11 +116,11 @@ async def test_a_crash_loop(cluster: FakeCluster) -> None:
     cluster.nodes.add("a", {SLICE: 1})
     cluster.behave("*one*", fail="OOMKilled", message="CUDA out of memory", fail_after=2.0, ready_after=5.0)
     launch(cluster, "one")
-    await until(lambda: waiting_reason(cluster, "one") == "CrashLoopBackOff")
+    await cluster.until(lambda: waiting_reason(cluster, "one") == "CrashLoopBackOff")
     state = cluster.pods("one")[0]["status"]["containerStatuses"][0]
     ended = state["lastState"]["terminated"]
     assert (ended["reason"], ended["exitCode"], ended["message"]) == ("OOMKilled", 137, "CUDA out of memory")
-    await until(lambda: condition(cluster.get(SERVICES, "one", "models"))["status"] == "False")
+    await cluster.until(lambda: condition(cluster.get(SERVICES, "one", "models"))["status"] == "False")
     healthy = condition(cluster.get(REVISIONS, "one-00001", "models"), "ContainerHealthy")
     assert healthy["reason"] == "ExitCode137"
     assert healthy["message"] == "Container failed with: CUDA out of memory"
@@ -135,7 +130,7 @@ async def test_failing_for_a_while(cluster: FakeCluster) -> None:
     cluster.nodes.add("a", {SLICE: 1})
     cluster.behave("*one*", fail="Error", times=2)
     launch(cluster, "one")
-    took = await until(lambda: is_ready(cluster, "one"))
+    took = await cluster.until(lambda: is_ready(cluster, "one"))
     assert 10 < took < 15, "the second restart comes after ten seconds"
     assert cluster.pods("one")[0]["status"]["containerStatuses"][0]["restartCount"] == 2
 
@@ -143,32 +138,32 @@ async def test_failing_for_a_while(cluster: FakeCluster) -> None:
 async def test_a_running_server_crashes_and_comes_back(cluster: FakeCluster) -> None:
     cluster.nodes.add("a", {SLICE: 1})
     launch(cluster, "one")
-    await until(lambda: is_ready(cluster, "one"))
+    await cluster.until(lambda: is_ready(cluster, "one"))
     cluster.crash(cluster.pods("one")[0]["metadata"]["name"], "OOMKilled", "out of memory")
-    await until(lambda: condition(cluster.pods("one")[0])["status"] == "False")
+    await cluster.until(lambda: condition(cluster.pods("one")[0])["status"] == "False")
     assert is_ready(cluster, "one"), "the Service notices later"
-    await until(lambda: not is_ready(cluster, "one"))
-    await until(lambda: is_ready(cluster, "one"))
+    await cluster.until(lambda: not is_ready(cluster, "one"))
+    await cluster.until(lambda: is_ready(cluster, "one"))
     assert cluster.pods("one")[0]["status"]["containerStatuses"][0]["lastState"]["terminated"]["reason"] == "OOMKilled"
 
 
 async def test_an_evicted_pod_is_replaced(cluster: FakeCluster) -> None:
     cluster.nodes.add("a", {SLICE: 1})
     launch(cluster, "one")
-    await until(lambda: is_ready(cluster, "one"))
+    await cluster.until(lambda: is_ready(cluster, "one"))
     first = cluster.pods("one")[0]["metadata"]["name"]
     cluster.fail(first, "Evicted", "The node was low on resource: memory.")
-    await until(lambda: len(cluster.pods("one")) == 2)
+    await cluster.until(lambda: len(cluster.pods("one")) == 2)
     old = next(pod for pod in cluster.pods("one") if pod["metadata"]["name"] == first)
     assert (old["status"]["phase"], old["status"]["reason"]) == ("Failed", "Evicted")
-    await until(lambda: any(condition(pod).get("status") == "True" for pod in cluster.pods("one")))
+    await cluster.until(lambda: any(condition(pod).get("status") == "True" for pod in cluster.pods("one")))
 
 
 async def test_pods_that_the_kubelet_does_not_admit(cluster: FakeCluster) -> None:
     cluster.nodes.add("a", {SLICE: 1})
     cluster.behave("*one*", fail="UnexpectedAdmissionError", message="Allocate failed")
     launch(cluster, "one")
-    await until(lambda: len(cluster.pods("one")) > 3)
+    await cluster.until(lambda: len(cluster.pods("one")) > 3)
     failed = [pod["status"] for pod in cluster.pods("one") if pod["status"]["phase"] == "Failed"]
     assert {(status["reason"], status["message"]) for status in failed} == {
         ("UnexpectedAdmissionError", "Allocate failed")
@@ -178,14 +173,14 @@ async def test_pods_that_the_kubelet_does_not_admit(cluster: FakeCluster) -> Non
 async def test_a_lost_node_keeps_its_pods_until_it_is_removed(cluster: FakeCluster) -> None:
     cluster.nodes.add("a", {SLICE: 1})
     launch(cluster, "one")
-    await until(lambda: is_ready(cluster, "one"))
+    await cluster.until(lambda: is_ready(cluster, "one"))
     cluster.nodes.lose("a")
     assert condition(cluster.pods("one")[0])["status"] == "False"
-    await until(lambda: len(cluster.pods("one")) == 2, within=310)
+    await cluster.until(lambda: len(cluster.pods("one")) == 2, within=310)
     await asyncio.sleep(1000)
     assert len(cluster.pods("one")) == 2, "nobody confirms that it has ended"
     cluster.nodes.remove("a")
-    await until(lambda: len(cluster.pods("one")) == 1)
+    await cluster.until(lambda: len(cluster.pods("one")) == 1)
 
 
 async def test_a_node_is_partitioned_anew(cluster: FakeCluster) -> None:
@@ -195,8 +190,8 @@ async def test_a_node_is_partitioned_anew(cluster: FakeCluster) -> None:
     assert node["status"]["allocatable"][SLICE] == "0"
     assert node["metadata"]["labels"]["nvidia.com/mig-2g.10gb.memory"] == "9856"
     launch(cluster, "one")
-    launch(cluster, "two", **{"nvidia.com/mig-2g.10gb": "1"})
-    await until(lambda: is_ready(cluster, "two"))
+    launch(cluster, "two", limits={"nvidia.com/mig-2g.10gb": "1"})
+    await cluster.until(lambda: is_ready(cluster, "two"))
     assert not is_ready(cluster, "one")
 
 
@@ -205,9 +200,9 @@ async def test_a_quota_shows_at_the_revision(cluster: FakeCluster) -> None:
     hard = {f"requests.{SLICE}": "1"}
     cluster.create(QUOTAS, {"metadata": {"name": "q"}, "spec": {"hard": hard}}, "models")
     launch(cluster, "one")
-    await until(lambda: is_ready(cluster, "one"))
+    await cluster.until(lambda: is_ready(cluster, "one"))
     launch(cluster, "two")
-    await until(
+    await cluster.until(
         lambda: condition(cluster.get(REVISIONS, "two-00001", "models"), "ResourcesAvailable").get("status") == "False"
     )
     why = condition(cluster.get(REVISIONS, "two-00001", "models"), "ResourcesAvailable")
@@ -222,32 +217,32 @@ async def test_a_quota_shows_at_the_revision(cluster: FakeCluster) -> None:
 async def test_an_edited_service_gets_a_second_revision_and_needs_a_second_slice(cluster: FakeCluster) -> None:
     cluster.nodes.add("a", {SLICE: 1})
     launch(cluster, "one")
-    await until(lambda: is_ready(cluster, "one"))
+    await cluster.until(lambda: is_ready(cluster, "one"))
 
     def edit(item: Json) -> None:
         item["spec"]["template"]["spec"]["containers"][0]["image"] = "example.com/other:1"
 
     cluster.edit(SERVICES, "one", "models", edit)
-    await until(lambda: len(cluster.pods("one")) == 2)
-    await until(lambda: not is_ready(cluster, "one"))
+    await cluster.until(lambda: len(cluster.pods("one")) == 2)
+    await cluster.until(lambda: not is_ready(cluster, "one"))
     assert condition(cluster.get(REVISIONS, "one-00002", "models"), "ResourcesAvailable").get("reason") != "Ready"
     cluster.nodes.resize("a", {SLICE: 2})
-    await until(lambda: is_ready(cluster, "one"))
-    await until(lambda: len(cluster.pods("one")) == 1, within=700)
+    await cluster.until(lambda: is_ready(cluster, "one"))
+    await cluster.until(lambda: len(cluster.pods("one")) == 1, within=700)
 
 
 async def test_what_is_told_of_a_pod_is_on_the_loops_clock(cluster: FakeCluster) -> None:
     cluster.nodes.add("a", {SLICE: 1})
     cluster.behave("*", ready_after=3600.0)
     launch(cluster, "one", deadline="2h")
-    assert 3600 < await until(lambda: is_ready(cluster, "one"), within=4000) < 3602
+    assert 3600 < await cluster.until(lambda: is_ready(cluster, "one"), within=4000) < 3602
 
 
 async def test_namespaces_go_with_all_that_is_in_them(cluster: FakeCluster) -> None:
     cluster.nodes.add("a", {SLICE: 1})
     launch(cluster, "one")
-    await until(lambda: is_ready(cluster, "one"))
+    await cluster.until(lambda: is_ready(cluster, "one"))
     cluster.delete(NAMESPACES, "models")
     assert (cluster.get(NAMESPACES, "models") or {})["status"]["phase"] == "Terminating"
-    await until(lambda: cluster.get(NAMESPACES, "models") is None)
+    await cluster.until(lambda: cluster.get(NAMESPACES, "models") is None)
     assert not cluster.all(PODS)

@@ -6,8 +6,8 @@ the tests need servers to do. It is run, never imported.
 It answers its health route well once FOLDER holds no file ``hold-NAME``, and ends before that when FOLDER holds
 ``fail-NAME``, with that file's text on standard error. With MIB it first takes so much memory. The last
 line of the prompt says how it answers: `ANSWERS` lists the words.
-What happened is left in FOLDER as files: ``asked-NAME`` (a line of JSON per request) and ``left-NAME`` (a line per caller
-that hung up before its answer was whole).
+What happened is left in FOLDER as files: ``environment-NAME`` (a line of JSON per start), ``asked-NAME`` (one per request)
+and ``left-NAME`` (a line per caller that hung up before its answer was whole).
 """
 
 from __future__ import annotations
@@ -193,5 +193,5 @@ class Server(ThreadingHTTPServer):
 
 if FAILURE.exists():
     sys.exit(FAILURE.read_text())
-(FOLDER / f"environment-{NAME}").write_text(json.dumps(dict(os.environ)))
+note("environment", json.dumps(dict(os.environ)))
 Server(("127.0.0.1", PORT), Handler).serve_forever(poll_interval=0.05)

@@ -84,19 +84,22 @@ def test_no_canary_is_seen_anywhere(told: tuple[Dispatcher, list[str], dict[str,
 
 
 def test_an_engine_gets_what_it_needs_and_no_more(told: tuple[Dispatcher, list[str], dict[str, str]]) -> None:
-    """The embedded one gets no token at all; the operator's gets the operator's, and nobody's key."""
-    dispatcher, (ours, theirs, _, _, _, secret), _ = told
+    """The embedded one gets no token at all; one that fetches by itself gets the operator's, or that of the only caller who
+    may use it, and nobody's key."""
+    dispatcher, (ours, theirs, _, _, _, secret), key = told
+    assert dispatcher.chat("scripted", headers=key).answer().status == 200
     for line in dispatcher.notes("asked-scripted"):
         headers = json.loads(line)["headers"]
         assert "authorization" not in headers
         assert "x-ssis-hf-token" not in headers
         assert "x-api-key" not in headers
         assert headers["x-request-id"]
-    own = json.loads(dispatcher.notes("environment-scripted")[0])
-    assert own["EXTRA"] == BEARER
-    assert theirs not in own.values()
-    assert secret not in own.values()
-    assert own["CUDA_VISIBLE_DEVICES"] == ""
+    environments = [json.loads(line) for line in dispatcher.notes("environment-scripted")]
+    assert [own["HF_TOKEN"] for own in environments] == [theirs, ours]
+    for own in environments:
+        assert own["EXTRA"] == BEARER
+        assert secret not in own.values()
+        assert own["CUDA_VISIBLE_DEVICES"] == ""
     embedded = next(pid for pid in dispatcher.processes("llama_child") if pid)
     environ = Path(f"/proc/{embedded}/environ").read_bytes().decode()
     for canary in (ours, theirs, secret):

@@ -107,6 +107,8 @@ class Kubectl:
 
     def apply(self, objects: Sequence[Object], *words: str) -> None:
         """Server-side: it needs no annotation with the whole object, which large definitions would burst."""
+        if not objects:
+            return
         self.run(
             "apply", "--server-side", "--force-conflicts", f"--field-manager={MANAGER}", *words, "-f", "-",
             stdin=yaml.safe_dump_all(objects),

@@ -28,13 +28,13 @@ from ssis_dispatcher.engines.registry import ENGINES
 from ssis_dispatcher.errors import DispatchError, Problem
 from ssis_dispatcher.files import BadFile
 from ssis_dispatcher.gateway.following import LEADER_CHANGED, Following
-from ssis_dispatcher.launchers.knative.api import CONFIGMAPS, EVENTS, ApiError, Kube
-from ssis_dispatcher.launchers.knative.credentials import NoCluster
+from ssis_dispatcher.kube.api import CONFIGMAPS, EVENTS, ApiError, Kube
+from ssis_dispatcher.kube.credentials import NoCluster
+from ssis_dispatcher.kube.lease import Lease
+from ssis_dispatcher.kube.watch import Mirror
 from ssis_dispatcher.launchers.knative.launcher import KnativeLauncher
-from ssis_dispatcher.launchers.knative.lease import Lease
 from ssis_dispatcher.launchers.knative.options import PodSource
 from ssis_dispatcher.launchers.knative.specs import host_request
-from ssis_dispatcher.launchers.knative.watch import Mirror
 from ssis_dispatcher.models.access import PUBLIC
 from ssis_dispatcher.models.directory import Served
 from ssis_dispatcher.models.profiles import GPU_KINDS

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import ssl
 import threading
 from collections.abc import Awaitable, Generator, Mapping
@@ -20,7 +21,7 @@ import httpx2
 from ssis_dispatcher.errors import DispatchError
 
 if TYPE_CHECKING:
-    from ssis_dispatcher.launchers.knative.api import Kube
+    from ssis_dispatcher.kube.api import ApiError, Kube
     from ssis_dispatcher.settings import Settings
 
 LABELS = "app.kubernetes.io/name=ssis-dispatcher,app.kubernetes.io/component=dispatcher"
@@ -32,7 +33,7 @@ KEY_SECRET, KEY_FIELD = "dispatcher-api-key", "api-key"
 PORT = 8080
 """Where the dispatcher listens in a pod that does not say."""
 
-PATIENCE = 5.0
+PATIENCE = 2.0
 """Seconds, retries included, for each question to the API server: a person waits."""
 
 _PROXY = "queue-proxy"
@@ -40,6 +41,11 @@ _PROXY = "queue-proxy"
 
 _VERBS = {"GET": "get", "POST": "create", "DELETE": "delete"}
 """Methods as the rules of a Role call them."""
+
+
+_FORBIDDEN = re.compile(
+    r'cannot (?P<verb>\S+) resource "(?P<resource>\S+)" in API group "\S*"(?: in the namespace "(?P<place>\S+)")?'
+)
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,8 @@ class Passage:
 def find_passage(settings: Settings) -> Passage:
     """The way to the dispatcher of ``settings.namespace`` in the cluster of ``settings.kube_context``. Blocks for some
     seconds at most. Raises `DispatchError`, which says what is missing."""
-    from ssis_dispatcher.launchers.knative import credentials
-    from ssis_dispatcher.launchers.knative.api import Kube
+    from ssis_dispatcher.kube import credentials
+    from ssis_dispatcher.kube.api import Kube
 
     try:
         access = credentials.find(settings.kube_context)
@@ -116,7 +122,7 @@ def find_passage(settings: Settings) -> Passage:
 
 async def _pod(kube: Kube, namespace: str) -> tuple[str, int]:
     """A dispatcher's pod that is ready, and its port. Which one is all the same: those that do not lead hand over."""
-    from ssis_dispatcher.launchers.knative.api import PODS, ApiError
+    from ssis_dispatcher.kube.api import PODS, ApiError
 
     try:
         pods, _ = await kube.list(PODS, namespace, labels=LABELS, patience=PATIENCE)
@@ -142,12 +148,12 @@ async def _pod(kube: Kube, namespace: str) -> tuple[str, int]:
 
 async def _key(kube: Kube, namespace: str) -> tuple[str | None, str]:
     """The operators' key, or None and why: without keys there is none, and not everybody may read Secrets."""
-    from ssis_dispatcher.launchers.knative.api import SECRETS, ApiError
+    from ssis_dispatcher.kube.api import SECRETS, ApiError
 
     try:
         secret = await kube.get(SECRETS, KEY_SECRET, namespace, patience=PATIENCE)
     except ApiError as error:
-        why = "is not there" if error.missing else f"cannot be read: {error.message}"
+        why = "is not there" if error.missing else f"cannot be read: {in_words(error)}"
         return None, f"the Secret {KEY_SECRET} {why}"
     try:
         return base64.b64decode(secret["data"][KEY_FIELD]).decode().strip(), ""
@@ -168,6 +174,16 @@ def port_of(pod: Mapping[str, Any]) -> int:
     containers = pod.get("spec", {}).get("containers") or ()
     ports = [one for container in containers if container["name"] != _PROXY for one in container.get("ports") or ()]
     return int(ports[0]["containerPort"]) if ports else PORT
+
+
+def in_words(error: ApiError) -> str:
+    """What the API server's refusal comes to; its own words where they are no refusal for want of rights."""
+    found = _FORBIDDEN.search(error.message) if error.forbidden else None
+    if found is None:
+        return error.message
+    return f"no right to {found['verb']} {found['resource']} " + (
+        f"in {found['place']}" if found["place"] else "everywhere"
+    )
 
 
 def _unknown(server: str) -> str:
@@ -193,7 +209,7 @@ class Ashore(httpx2.Auth):
         self._lock = threading.Lock()
 
     def sync_auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
-        from ssis_dispatcher.launchers.knative.credentials import SignInFailed
+        from ssis_dispatcher.kube.credentials import SignInFailed
 
         flow = self._auth.async_auth_flow(request)
         try:

@@ -98,7 +98,9 @@ class Client:
         except httpx2.TimeoutException:
             raise Failure(f"the dispatcher at {self.way.name} does not answer; is it overloaded?") from None
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
-            raise Failure(f"{self.way.url} is no address of a dispatcher; an example is http://127.0.0.1:8080") from None
+            raise Failure(
+                f"{self.way.url} is no address of a dispatcher; an example is http://127.0.0.1:8080"
+            ) from None
         except httpx2.HTTPError as error:
             raise Failure(f"the connection to {self.way.name} broke: {_reason(error)}") from None
         except DispatchError as error:  # on the way: signing in to a cluster

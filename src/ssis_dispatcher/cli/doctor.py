@@ -22,7 +22,7 @@ _MARKS = {True: "ok", False: "NO", None: "--"}
 @with_settings_flags
 @click.pass_context
 def doctor(ctx: click.Context, loaded: Loaded, output: str, cluster: bool) -> None:
-    """Check what works on this machine, and say how to fix the rest.
+    """Check what works on this machine or in a cluster, and say how to fix the rest.
 
     With --cluster, it checks the cluster of the kubeconfig (or of the pod that it runs in): versions, Knative and its
     gateway, flags, slices, rights, and the dispatcher that is deployed. `--kube-context` and `--namespace` say which.

@@ -22,7 +22,7 @@ _HEAD = """# The command line
 - Commands that talk to a dispatcher find it by `--url`, else `$SSIS_URL`, else where `ssis serve` would listen with the
   same settings, and send the key of `--api-key`, else `$SSIS_API_KEY`. See [settings](settings.md).
 - `--cluster` finds the dispatcher that is deployed in a Kubernetes cluster: by the kubeconfig's current context (or the
-  one of `--kube-context`), in namespace `$SSIS_NAMESPACE` (`nthulab`). Requests go through the API server, so nothing has to be
+  one of `--kube-context`), in namespace `$SSIS_NAMESPACE` (`nthulab`). Requests go through the API server: nothing has to be
   forwarded; it takes the rights `list` on `pods` and `get,create,delete` on `pods/proxy`. Without a key of yours it sends
   the one that `make deploy` left in the Secret `dispatcher-api-key`, if you may read it. It needs the extra `k8s`.
 - Without a terminal there are no colours and no spinners: the phases of a starting model are lines.

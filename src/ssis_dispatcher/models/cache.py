@@ -199,14 +199,17 @@ class ModelCache:
                     over -= sizes[path]
             if over > 0:
                 part.unlink(missing_ok=True)
-                raise self._full(f"{_shown(over)} are missing for {part.name.rsplit('.', 2)[0]} ({_shown(size)})")
+                name = part.name.rsplit(".", 2)[0]
+                raise self._full(
+                    f"{_shown(over)} are missing for {name} ({_shown(size)}), and what is left in it is in use"
+                )
             self._promised[part] = size
 
     def _full(self, what: str) -> Unavailable:
         limit = "" if self.limit is None else f" Its limit is {_shown(self.limit)}."
         return Unavailable(
-            f"The model cache has no room: {what}, and what is left in it is in use.{limit} The operator can make room on "
-            "the disk, raise the limit, or stop servers.",
+            f"The model cache has no room: {what}.{limit} The operator can make room on the disk, raise the limit, or stop "
+            "servers.",
             code="cache_full",
         )
 

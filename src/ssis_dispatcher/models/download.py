@@ -223,6 +223,8 @@ class _Transfer:
             self._count(chunk)
         if self._size is not None and self.done > self._size:
             self.restart()
+        if progress:
+            progress(self.done, self._size)
 
     def take(self, chunk: bytes) -> None:
         """Append ``chunk``."""

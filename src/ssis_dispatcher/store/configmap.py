@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from ssis_dispatcher.core.messages import Remember
-from ssis_dispatcher.launchers.knative.api import CONFIGMAPS, ApiError, Kube
+from ssis_dispatcher.kube.api import CONFIGMAPS, ApiError, Kube
 from ssis_dispatcher.store.base import Lesson, Place, learned
 from ssis_dispatcher.telemetry.logs import WARNING, log
 

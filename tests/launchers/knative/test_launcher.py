@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from tests.kube.fake import FakeCluster
 from tests.kube.kinds import CONFIGMAPS, PODS, QUOTAS, SECRETS, SERVICES
+from tests.kube.support import clustered, now, running, until
 from tests.launchers.conftest import Reports
 from tests.launchers.knative.objects import MIG, order
-from tests.launchers.knative.support import clustered, now, running, until
 
 from ssis_dispatcher.core.messages import (
     FailureKind,
@@ -30,9 +30,9 @@ from ssis_dispatcher.core.servers import server_name
 from ssis_dispatcher.core.slices import PENDING, Pool
 from ssis_dispatcher.engines.registry import ENGINES
 from ssis_dispatcher.errors import Forbidden, Unavailable
+from ssis_dispatcher.kube.api import Kube
 from ssis_dispatcher.launchers.base import LaunchFailed
 from ssis_dispatcher.launchers.knative import names
-from ssis_dispatcher.launchers.knative.api import Kube
 from ssis_dispatcher.launchers.knative.launcher import KnativeLauncher
 from ssis_dispatcher.launchers.knative.options import KnativeOptions, PodSource
 

@@ -216,7 +216,7 @@ async def test_its_memory_is_looked_at_when_asked(start: Any, wait_ready: Any) -
     assert await child.is_within_bounds()
     assert await child.is_within_bounds()
     os.kill(child.pid, signal.SIGUSR1)
-    while "grown" not in child.lines() and not child.ended.done():
+    while "grown" not in child.lines() and not child.ended.done():  # noqa: ASYNC110 - a line sets no event
         await asyncio.sleep(0.001)
     assert not await child.is_within_bounds()
     assert (await child.wait_ended()).over > 64 << 20

@@ -52,17 +52,24 @@ def hub(settings: Settings) -> Check:
     """Whether the hub answers. Without it everything works that is in the cache, so this is never a failure."""
     if settings.hub_offline:
         return Check("model hub", None, "not asked: hub_offline is set. Models in the cache are served")
+    trouble = hub_trouble(settings)
+    if not trouble:
+        return Check("model hub", True, f"{settings.hub_endpoint} answers")
+    fix = "check the network and HTTPS_PROXY, or set SSIS_HUB_OFFLINE=1"
+    return Check("model hub", None, f"{settings.hub_endpoint}: {trouble}. Models in the cache are served", fix)
+
+
+def hub_trouble(settings: Settings) -> str:
+    """What goes wrong when the hub is asked, "" when it answers, and when it must not be asked."""
+    if settings.hub_offline:
+        return ""
     answers: list[str] = []
     # The name is resolved by the system, which may take longer than any time-out given here: hence a thread that can
     # be left behind.
     thread = threading.Thread(target=_ask, args=(settings.hub_endpoint, answers), name="hub", daemon=True)
     thread.start()
     thread.join(HUB_SECONDS)
-    trouble = answers[0] if answers else f"no answer within {HUB_SECONDS:.0f} s"
-    if not trouble:
-        return Check("model hub", True, f"{settings.hub_endpoint} answers")
-    fix = "check the network and HTTPS_PROXY, or set SSIS_HUB_OFFLINE=1"
-    return Check("model hub", None, f"{settings.hub_endpoint}: {trouble}. Models in the cache are served", fix)
+    return answers[0] if answers else f"no answer within {HUB_SECONDS:.0f} s"
 
 
 def _ask(endpoint: str, answers: list[str]) -> None:

@@ -14,7 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import msgspec
 
@@ -105,9 +105,10 @@ class Child:
     async def is_within_bounds(self) -> bool:
         """Have its memory looked at now. When it uses more than it may, it is ended first."""
         look: asyncio.Future[None] = self._loop.create_future()
+        either: tuple[asyncio.Future[Any], ...] = (look, self.ended)
         self._looks.append(look)
         self._tell(b"look\n")
-        await asyncio.wait([look, self.ended], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         return not self.ended.done()
 
     async def wait_ended(self) -> End:

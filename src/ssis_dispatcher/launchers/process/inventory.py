@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ssis_dispatcher.core.slices import Pool
 from ssis_dispatcher.launchers.process import memory, menu
 from ssis_dispatcher.launchers.process.options import ProcessOptions
@@ -13,4 +15,9 @@ def cpu_pools(options: ProcessOptions) -> tuple[Pool, ...]:
     if options.shares:
         return menu.pools(options.node, options.shares, memory.total_mib(), cores)
     usable = memory.usable_mib(options.reserve_mib)
-    return menu.pools(options.node, menu.automatic(usable, cores), usable, cores)
+    return tuple(map(_measured, menu.pools(options.node, menu.automatic(usable, cores), usable, cores)))
+
+
+def _measured(pool: Pool) -> Pool:
+    """Nobody set its size: it comes of the machine's memory."""
+    return msgspec.structs.replace(pool, slice=msgspec.structs.replace(pool.slice, source="device"))

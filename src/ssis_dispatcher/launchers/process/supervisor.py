@@ -10,11 +10,11 @@ when the last descendant has ended, so whoever sees it end knows that the slice 
 
 ::
 
-    stdin   ←  the order (`Order`), then lines: "stop SECONDS"; "look" at the memory in use, now; end of file means that
+    stdin   ←  the order (`Order`), then lines: "stop SECONDS", or "look" (at the memory in use, now); end of file means that
                the dispatcher is gone
-    stdout  →  lines: "started PID" or "failed REASON"; "ready …" in the server's own words; "within" when it was looked
-               and all was within bounds; at last "ended STATUS USED OVER": as from waitpid, most bytes in use as far as seen, and, where that was too much
-               and it was killed for it, how much (else 0)
+    stdout  →  lines: "started PID" or "failed REASON"; "ready …" in the server's own words; "within", when it was to look
+               and the server is within its bounds; at last "ended STATUS USED OVER": as from waitpid, most bytes in use as
+               far as seen, and, where that was too much and it was killed for it, how much (else 0)
     stderr  →  what the server prints; it is handed on as the server's stdout and stderr
 """
 

@@ -24,9 +24,9 @@ from typing import Any, TypeVar
 import httpx2
 import msgspec
 
-from ssis_dispatcher.launchers.knative import credentials
-from ssis_dispatcher.launchers.knative.credentials import SignInFailed
-from ssis_dispatcher.launchers.knative.kinds import (
+from ssis_dispatcher.kube import credentials
+from ssis_dispatcher.kube.credentials import SignInFailed
+from ssis_dispatcher.kube.kinds import (
     CONFIGMAPS,
     DEPLOYMENTS,
     EVENTS,
@@ -39,8 +39,8 @@ from ssis_dispatcher.launchers.knative.kinds import (
     SERVICES,
     Kind,
 )
-from ssis_dispatcher.launchers.knative.pace import UNSAID, Pace, at_least, backoff
-from ssis_dispatcher.launchers.knative.refusals import ApiError, failure, told_to_wait
+from ssis_dispatcher.kube.pace import UNSAID, Pace, at_least, backoff
+from ssis_dispatcher.kube.refusals import ApiError, failure, told_to_wait
 
 __all__ = (
     "CONFIGMAPS",

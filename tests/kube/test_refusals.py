@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssis_dispatcher.launchers.knative.refusals import MESSAGE, ApiError, failure, told_to_wait
+from ssis_dispatcher.kube.refusals import MESSAGE, ApiError, failure, told_to_wait
 
 
 def status(**parts: object) -> bytes:

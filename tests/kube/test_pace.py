@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssis_dispatcher.launchers.knative.pace import GAP, LIMITED_FOR, LONGEST, Pace, at_least, backoff
+from ssis_dispatcher.kube.pace import GAP, LIMITED_FOR, LONGEST, Pace, at_least, backoff
 
 
 @given(st.integers(0, 10_000))

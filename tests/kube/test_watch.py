@@ -18,20 +18,22 @@ from hypothesis import strategies as st
 from tests.kube import kinds
 from tests.kube.fake import FakeCluster
 from tests.kube.faults import Fault
+from tests.kube.watches import Watch
 
-from ssis_dispatcher.launchers.knative import watch
-from ssis_dispatcher.launchers.knative.api import CONFIGMAPS, SERVICES, ApiError, Kube, Object
-from ssis_dispatcher.launchers.knative.watch import Key, Mirror, Replica, is_older
+from ssis_dispatcher.kube import watch
+from ssis_dispatcher.kube.api import CONFIGMAPS, SERVICES, ApiError, Kube, Object
+from ssis_dispatcher.kube.watch import Key, Mirror, Replica, is_older
 
 from .support import clustered, config, now, running, until
 
 
 class Ledger:
-    """Whoever is told of changes. Keeps its own copy by them, and checks that each of them is one."""
+    """Whoever is told of changes. Keeps its own copy by them, and checks that each of them is one, and news."""
 
     def __init__(self) -> None:
         self.objects: dict[Key, Object] = {}
         self.told = 0
+        self._newest: dict[Key, int] = {}
 
     def __call__(self, old: Object | None, new: Object | None) -> None:
         self.told += 1
@@ -44,6 +46,9 @@ class Ledger:
             del self.objects[key]
         else:
             self.objects[key] = new
+            version = int(new["metadata"].get("resourceVersion", self.told))
+            assert version > self._newest.get(key, -1)
+            self._newest[key] = version
 
 
 # The bookkeeping alone
@@ -289,6 +294,17 @@ async def test_watches_that_end_as_they_should_are_begun_again_without_a_list() 
         await until(lambda: seen.is_true)
         assert seen.lists == 1
         assert 12 <= seen.watches <= 17
+
+
+@pytest.mark.looptime
+async def test_a_server_without_bookmarks_is_followed_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Watch, "bookmark", lambda self, **_: None)
+    async with clustered(history=30) as (cluster, kube):
+        seen = Watched(cluster, kube)
+        async with running(seen.mirror.run()):
+            await seen.play(600.0, steps_per_second=0.5)
+            await until(lambda: seen.is_true)
+            assert seen.lists == 1
 
 
 @pytest.mark.looptime

@@ -16,8 +16,8 @@ import random
 from collections.abc import Callable, Iterable
 from contextlib import aclosing, suppress
 
-from ssis_dispatcher.launchers.knative.api import PAGE, ApiError, Kind, Kube, Object
-from ssis_dispatcher.launchers.knative.pace import at_least, backoff
+from ssis_dispatcher.kube.api import PAGE, ApiError, Kind, Kube, Object
+from ssis_dispatcher.kube.pace import at_least, backoff
 
 Key = tuple[str, str]
 """Namespace ("" where the kind has none) and name."""
@@ -65,11 +65,11 @@ class Replica:
 
     def apply(self, event: Object) -> None:
         """Take in an ``ADDED``, ``MODIFIED`` or ``DELETED``; what is known already changes nothing."""
-        found, gone = event["object"], event["type"] == "DELETED"
+        found = event["object"]
         key, mark = _key(found), _mark(found)
-        if self._is_known(key, mark[1], gone):
+        if self._is_past(key, mark[1]):
             return
-        if gone:
+        if event["type"] == "DELETED":
             self._bury(key, mark[1])
         else:
             self._put(key, mark, found if self._trim is None else self._trim(found))
@@ -94,12 +94,11 @@ class Replica:
         self._graves.clear()
         self._listed = version
 
-    def _is_known(self, key: Key, version: str, gone: bool) -> bool:
+    def _is_past(self, key: Key, version: str) -> bool:
+        """Whether we know of something newer. Of what is gone the version itself is past, too."""
         if key in self._marks:
-            held = self._marks[key][1]
-            return is_older(version, held) or (version == held and not gone)
-        known = (self._graves.get(key, ""), self._listed)
-        return not gone and any(version == other or is_older(version, other) for other in known)
+            return is_older(version, self._marks[key][1])
+        return any(version == gone or is_older(version, gone) for gone in (self._graves.get(key, ""), self._listed))
 
     def _put(self, key: Key, mark: Mark, kept: Object) -> None:
         if key in self._marks and self._marks[key][0] != mark[0]:
@@ -112,7 +111,7 @@ class Replica:
             self._tell(old, kept)
 
     def _bury(self, key: Key, version: str) -> None:
-        pass
+        self._graves[key] = version
         if len(self._graves) > GRAVES:
             del self._graves[next(iter(self._graves))]
         if key in self.objects:

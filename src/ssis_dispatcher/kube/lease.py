@@ -20,8 +20,8 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from ssis_dispatcher.launchers.knative.api import LEASES, ApiError, Kube, Object
-from ssis_dispatcher.launchers.knative.pace import at_least
+from ssis_dispatcher.kube.api import LEASES, ApiError, Kube, Object
+from ssis_dispatcher.kube.pace import at_least
 
 DURATION = 10.0
 """Seconds without a renewal after which a lease may be taken."""

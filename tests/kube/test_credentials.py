@@ -16,9 +16,9 @@ import pytest
 import yaml
 from tests.kube.fake import FakeCluster
 
-from ssis_dispatcher.launchers.knative import credentials
-from ssis_dispatcher.launchers.knative.api import CONFIGMAPS, ApiError, Kube
-from ssis_dispatcher.launchers.knative.credentials import Exec, NoCluster, TokenFile, find
+from ssis_dispatcher.kube import credentials
+from ssis_dispatcher.kube.api import CONFIGMAPS, ApiError, Kube
+from ssis_dispatcher.kube.credentials import Exec, NoCluster, TokenFile, find
 
 from .support import clustered
 
@@ -153,8 +153,8 @@ def test_nothing_at_all_is_said_too() -> None:
 def test_without_the_extra_the_package_works_and_says_what_is_missing() -> None:
     program = (
         "import sys; sys.modules['lightkube'] = None\n"
-        "from ssis_dispatcher.launchers.knative.api import Kube\n"
-        "from ssis_dispatcher.launchers.knative.credentials import NoCluster\n"
+        "from ssis_dispatcher.kube.api import Kube\n"
+        "from ssis_dispatcher.kube.credentials import NoCluster\n"
         "try: Kube.find()\n"
         "except NoCluster as error: print(error)"
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.kube.fake import FakeCluster
 
-from ssis_dispatcher.launchers.knative.api import Kube, Object
+from ssis_dispatcher.kube.api import Kube, Object
 
 
 def now() -> float:

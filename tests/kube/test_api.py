@@ -15,8 +15,8 @@ from tests.kube import kinds
 from tests.kube.fake import FakeCluster
 from tests.kube.faults import Fault
 
-from ssis_dispatcher.launchers.knative import api
-from ssis_dispatcher.launchers.knative.api import (
+from ssis_dispatcher.kube import api
+from ssis_dispatcher.kube.api import (
     CONFIGMAPS,
     LEASES,
     NODES,
