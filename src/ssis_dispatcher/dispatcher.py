@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from itertools import count
 from typing import Any, Protocol
 
 import msgspec
@@ -70,21 +69,24 @@ class Guest(Protocol):
     def refused(self, problem: Problem) -> None: ...
 
 
-class Visit:
+class Visit(msgspec.Struct, frozen=True, eq=False):
     """One request's stay, from `Dispatcher.enter` to `leave`."""
 
-    __slots__ = ("_dispatcher", "cause", "number")
-
-    def __init__(self, dispatcher: Dispatcher, number: int, cause: str) -> None:
-        self._dispatcher: Dispatcher | None = dispatcher
-        self.number = number
-        self.cause = cause
+    dispatcher: Dispatcher | None
+    number: int
+    cause: str
 
     def leave(self) -> None:
         """Give back the seat, or the place in the line. May be called at any time, and more than once."""
-        dispatcher, self._dispatcher = self._dispatcher, None
-        if dispatcher is not None:
-            dispatcher.left(self.number, self.cause)
+        if self.dispatcher is not None:
+            self.dispatcher.left(self.number, self.cause)
+
+    def __repr__(self) -> str:
+        return f"<Visit {self.number}>"
+
+
+NOT_YET = Visit(None, 0, "")
+"""That of a guest who has not entered."""
 
 
 class Tasks:
@@ -141,9 +143,11 @@ class Dispatcher:
         self._log = log
         self._describe_within = describe_within
         self._stop_grace = stop_grace
-        self._record = record
+        self.record = record
         self._loop = asyncio.get_running_loop()
-        self._numbers = count(1)
+        self._number = 0
+        self.now = self._loop.time
+        """The clock that the fleet is told."""
         self._guests: dict[int, Guest] = {}
         self._endpoints: dict[str, Endpoint] = {}
         self._launching: dict[str, asyncio.Task[None]] = {}
@@ -176,7 +180,7 @@ class Dispatcher:
     ) -> None:
         """Ask for a seat at a server of ``model``. ``size`` in bytes, ``cause`` the request id, ``patience`` in seconds,
         ``limits`` the caller's own where they differ from the policy."""
-        number = next(self._numbers)
+        self._number = number = self._number + 1
         self._guests[number] = guest
         guest.visit = Visit(self, number, cause)
         self.post(RequestArrived(cause, number, model, caller, size, patience, limits))
@@ -207,31 +211,26 @@ class Dispatcher:
     def statistics(self) -> views.Statistics:
         return self.fleet.statistics(self._loop.time())
 
-    def now(self) -> float:
-        """The clock that the fleet is told."""
-        return self._loop.time()
-
     # Events in, commands out
 
     def post(self, event: AnyEvent) -> None:
         """Tell the fleet, and do what it says. An event that arises while another is being carried out waits its turn."""
-        self._events.append(event)
         if self._handling:
+            self._events.append(event)
             return
         self._handling = True
         try:
-            while self._events:
-                self._handle(self._events.popleft())
+            while True:
+                now = self.now()
+                if self.record is not None:
+                    self.record(now, event)
+                for command in self.fleet.handle(event, now):
+                    self._carry_out[type(command)](command)
+                if not self._events:
+                    break
+                event = self._events.popleft()
         finally:
             self._handling = False
-
-    def _handle(self, event: AnyEvent) -> None:
-        now = self._loop.time()
-        if self._record is not None:
-            self._record(now, event)
-        carry_out = self._carry_out
-        for command in self.fleet.handle(event, now):
-            carry_out[type(command)](command)
 
     def report(self, event: AnyEvent) -> None:
         """What a launcher says. A server that is being stopped is only gone when `Launcher.stop` has returned."""
@@ -427,4 +426,4 @@ def _endpoint(server: str, model: Model, address: str) -> Endpoint:
     return Endpoint(server, model, (host.strip("[]"), int(port)), host_header.encode() or None)
 
 
-__all__ = ["Dispatcher", "Endpoint", "Guest", "Tasks", "Visit"]
+__all__ = ["NOT_YET", "Dispatcher", "Endpoint", "Guest", "Tasks", "Visit"]

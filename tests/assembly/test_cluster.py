@@ -361,6 +361,48 @@ async def test_what_changed_in_an_outage_is_known_ten_seconds_after_it(site: Sit
         )
 
 
+# A gateway between
+
+
+async def test_a_route_that_is_not_there_yet_is_asked_for_once_more(site: Site) -> None:
+    async with site.dispatcher() as one:
+        await one.leading()
+        assert (await one.chat()).status_code == 200
+        missing = iter([404])
+
+        def reply(asked: Any, pod: Any, exchange: Any) -> bool:
+            if next(missing, None) is None:
+                return False
+            exchange.answer(404, b"", "", {"server": "envoy"})
+            return True
+
+        site.cluster.gateway.reply = reply
+        assert (await one.chat()).status_code == 200
+        assert len(one.book.seated) == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "says"),
+    [(404, b"", 502), (503, b"no healthy upstream", 502), (504, b"request timeout", 504)],
+)
+async def test_a_gateways_own_words_become_an_error_in_the_callers_form(
+    site: Site, status: int, words: bytes, says: int
+) -> None:
+    async with site.dispatcher() as one:
+        await one.leading()
+        assert (await one.chat()).status_code == 200
+
+        def reply(asked: Any, pod: Any, exchange: Any) -> bool:
+            exchange.answer(status, words, "text/plain", {"server": "envoy"})
+            return True
+
+        site.cluster.gateway.reply = reply
+        answer = await one.chat()
+        assert answer.status_code == says
+        assert answer.json()["error"]["code"].startswith("upstream_")
+        assert not one.book.seated
+
+
 # Edits
 
 

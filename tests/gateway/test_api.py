@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import httpx2
 import pytest
 
-from ssis_dispatcher.gateway.api import limits_of
 from ssis_dispatcher.gateway.inference import Inference
-from ssis_dispatcher.gateway.limits import Key, KeyRecord
+from ssis_dispatcher.gateway.limits import KeyRecord, limits_of
 from ssis_dispatcher.gateway.relay import Relay
 from ssis_dispatcher.http.server import Exchange
 from ssis_dispatcher.launchers.fake import Outcome
@@ -291,12 +290,10 @@ async def test_an_ended_request_is_freed_at_once_without_the_garbage_collector(
 
 def test_the_fleet_is_told_of_a_keys_limits_only_where_it_has_some() -> None:
     plain = KeyRecord(name="ana", hash="sha256:" + "0" * 64)
-    assert limits_of(Key(plain)) is None
-    limits = limits_of(
-        Key(KeyRecord(name="ana", hash=plain.hash, slices=2, launches_per_minute=3, kinds=("mig", "cpu")))
-    )
+    assert limits_of(plain) is None
+    limits = limits_of(KeyRecord(name="ana", hash=plain.hash, slices=2, launches_per_minute=3, kinds=("mig", "cpu")))
     assert limits is not None
     assert (limits.slices, limits.launches_per_minute, limits.kinds) == (2, 3, ("mig", "cpu"))
-    only_kinds = limits_of(Key(KeyRecord(name="ana", hash=plain.hash, kinds=("mps",))))
+    only_kinds = limits_of(KeyRecord(name="ana", hash=plain.hash, kinds=("mps",)))
     assert only_kinds is not None
     assert only_kinds.slices is None

@@ -131,4 +131,37 @@ async def hear(
     return Heard(ear.end, ear.code, ear.status, tuple(ear.headers), ear.body, reusable)
 
 
-__all__ = ["Heard", "MemoryTransport", "Told", "hear", "serve"]
+@dataclass(frozen=True)
+class HeardInTurn:
+    """One of several replies on a connection, and whether that could be used after it."""
+
+    reply: tuple[str, str, int, tuple[tuple[bytes, bytes], ...], bytes]
+    reusable: bool
+
+
+async def hear_in_turn(replies: Iterable[Iterable[bytes]]) -> list[HeardInTurn]:
+    """Feed one upstream connection with the replies to one request after the other, as long as it can be used."""
+    pool = Pool()
+    upstream = pool.upstream(("127.0.0.1", 1))
+    connection, transport = UpstreamConnection(pool, upstream), MemoryTransport()
+    connection.connection_made(transport)
+    heard = []
+    for pieces in replies:
+        ear = Ear()
+        pool.send(("127.0.0.1", 1), "POST", b"/", [], b"", ear)
+        for piece in pieces:
+            if piece and not transport.closing:
+                connection.data_received(piece)
+        if not ear.end:
+            connection.connection_lost(None)
+        reusable = connection in upstream.idle and not transport.closing
+        heard.append(HeardInTurn((ear.end, ear.code, ear.status, tuple(ear.headers), ear.body), reusable))
+        if not reusable:
+            break
+    if connection in pool.connections:
+        connection.connection_lost(None)
+    await pool.close()
+    return heard
+
+
+__all__ = ["Heard", "MemoryTransport", "Told", "hear", "hear_in_turn", "read_all", "serve"]

@@ -78,7 +78,7 @@ def configmap(name: str, *, labels: Json | None = None, data: Json | None = None
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data or {"x": "1"}}
 
 
-@pytest.fixture(params=["fake", "real"])
+@pytest.fixture(params=["fake", "real"] if URL in os.environ or CONFIG in os.environ else ["fake"])
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
     namespace = f"contract-{os.getpid()}-{next(NUMBERS)}"
     async with contextlib.AsyncExitStack() as stack:
@@ -100,11 +100,9 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
 
 
 def real() -> httpx2.AsyncClient:
-    """A client of the real API server, or a skip with the reason."""
+    """A client of the real API server that the environment names."""
     if URL in os.environ:
         return httpx2.AsyncClient(base_url=os.environ[URL], timeout=30)
-    if CONFIG not in os.environ:
-        pytest.skip(f"no real API server to compare with: set {URL} or {CONFIG}")
     config = yaml.safe_load(Path(os.environ[CONFIG]).read_text())
     context = _named(config["contexts"], config["current-context"])["context"]
     cluster = _named(config["clusters"], context["cluster"])["cluster"]

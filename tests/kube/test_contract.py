@@ -7,11 +7,12 @@ that its nodes have in KUBE_CONTRACT_IMAGE, servers are run as well. Every test 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from typing import Any
 
 import pytest
-from tests.kube.conftest import Json, Server, configmap
+from tests.kube.conftest import CONFIG, URL, Json, Server, configmap
 
 MERGE = {"content-type": "application/merge-patch+json"}
 JSON_PATCH = {"content-type": "application/json-patch+json"}
@@ -28,6 +29,13 @@ def refused(reply: Any, code: int, reason: str, message: str = "") -> Json:
     assert body.get("reason", "") == reason
     assert re.search(message, body["message"]), body["message"]
     return body
+
+
+@pytest.mark.skipif(
+    URL not in os.environ and CONFIG not in os.environ, reason=f"no real cluster: set {URL} or {CONFIG}"
+)
+async def test_a_real_cluster_is_asked_as_well(server: Server) -> None:
+    assert (await server.http.get("/version")).status_code == 200
 
 
 # Creating

@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from ssis_dispatcher import __version__
-from ssis_dispatcher.core.messages import CallerLimits, Model
-from ssis_dispatcher.core.slices import SliceKind
+from ssis_dispatcher.core.messages import Model
 from ssis_dispatcher.dispatcher import Dispatcher
 from ssis_dispatcher.engines.base import Engine
 from ssis_dispatcher.errors import DispatchError, Problem
@@ -21,8 +20,10 @@ from ssis_dispatcher.gateway.inference import Inference
 from ssis_dispatcher.gateway.limits import Key
 from ssis_dispatcher.gateway.needs import Need
 from ssis_dispatcher.gateway.operations import KEY
+from ssis_dispatcher.gateway.passages import Admitted
 from ssis_dispatcher.http.asgi import App, AsgiBridge, Receive, Scope, Send
 from ssis_dispatcher.http.client import Pool
+from ssis_dispatcher.http.heads import Header
 from ssis_dispatcher.http.server import Exchange, Handler
 from ssis_dispatcher.telemetry.access import AccessLog
 from ssis_dispatcher.telemetry.metrics import Metrics
@@ -69,11 +70,14 @@ class Gateway:
         self.requests: dict[str, Inference] = {}
         self._following = parts.following
         self._parts = parts
+        self._patience = parts.patience
+        self._access = parts.access
         self._door = parts.door
         self.metrics = parts.metrics
         self._held: dict[Inference, float] = {}
         self._tick: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self.time = self._loop.time
         self._operations = AsgiBridge(_with_key(parts.operations))
         routes = [(method, path, dialect) for dialect in parts.dialects for method, path in dialect.routes]
         self._exact = {(method, path): dialect for method, path, dialect in routes if not path.endswith("*")}
@@ -87,16 +91,27 @@ class Gateway:
 
     def admit(self, exchange: Exchange) -> Handler:
         """Whose request this is, and who handles it. Raises `DispatchError`."""
+        head = exchange.head
+        admitted = head.note
+        if not isinstance(admitted, Admitted) or not admitted.key.lasting:
+            method, path = head.method, head.path
+            dialect = self._exact.get((method, path)) or self._below(method, path)
+            if dialect is None:
+                return self._operation(exchange)
+            exchange.extra = extra = self._origin_allowed(exchange)  # a refusal is to be readable, too
+            key = self._door.admit(exchange)
+            head.note = admitted = Admitted(head, dialect, key, _template(path), extra)
+        elif admitted.extra:
+            exchange.extra = admitted.extra
+        inference = Inference(self, exchange, admitted)
+        if self._following is not None and not self._following.leads:
+            return self._following.handler(self._take_in(inference), self.render)
+        exchange.tag = inference
+        return inference.begin
+
+    def _operation(self, exchange: Exchange) -> Handler:
+        """Who handles what is no inference request."""
         method, path = exchange.method, exchange.path
-        dialect = self._exact.get((method, path)) or self._below(method, path)
-        if dialect is not None:
-            if self._parts.cors_origins:
-                self._allow_origin(exchange)
-            inference = Inference(self, exchange, dialect, self._door.admit(exchange))
-            if self._following is not None and not self._following.leads:
-                return self._following.handler(self._take_in(inference), self.render)
-            exchange.tag = inference
-            return inference.begin
         need = self._parts.need_of(method, path)
         if need is not None and need is not Need.PUBLIC:
             exchange.tag = key = self._door.admit(exchange)
@@ -119,16 +134,17 @@ class Gateway:
         """Another replica leads from now on: give it a request that waits here. False where there is no other."""
         if self._following is None:
             return False
-        again = Inference(self, inference.exchange, inference.dialect, inference.key)
+        again = Inference(self, inference.exchange, inference.admitted)
         self._following.handler(self._take_in(again), self.render)(inference.exchange)
         return True
 
-    def _allow_origin(self, exchange: Exchange) -> None:
-        """Let pages of the origins that are allowed read the reply. (Preflights are the operations application's.)"""
-        origin = exchange.header(b"origin")
+    def _origin_allowed(self, exchange: Exchange) -> tuple[Header, ...]:
+        """Lets pages of the origins that are allowed read the reply. (Preflights are the operations application's.)"""
         origins = self._parts.cors_origins
+        origin = exchange.header(b"origin") if origins else None
         if origin is not None and ("*" in origins or origin.decode("latin-1") in origins):
-            exchange.extra = ((b"access-control-allow-origin", origin), (b"vary", b"origin"))
+            return ((b"access-control-allow-origin", origin), (b"vary", b"origin"))
+        return ()
 
     def render(self, exchange: Exchange, problem: Problem) -> tuple[bytes, bytes]:
         """Body and content type of a refusal at the door, in the form of the route that was meant. An exchange whose head
@@ -151,9 +167,9 @@ class Gateway:
 
     def enter(self, inference: Inference, model: Model, size: int) -> None:
         """Ask the dispatcher for a seat."""
-        exchange, key = inference.exchange, inference.key
-        self.requests[exchange.id] = inference
-        self.dispatcher.enter(inference, model, key.name, size, exchange.id, self._parts.patience, limits_of(key))
+        id, key = inference.exchange.id, inference.admitted.key
+        self.requests[id] = inference
+        self.dispatcher.enter(inference, model, key.name, size, id, self._patience, key.fleet_limits)
 
     def info(self, model: Model) -> bytes:
         """What is known of a model whose engine has no ``/info``. Nothing is started for it: of a model that does not run,
@@ -204,30 +220,21 @@ class Gateway:
         if not isinstance(inference, Inference):
             self._turned_away(exchange)
             return
-        if self.requests.get(exchange.id) is inference:
-            del self.requests[exchange.id]
-        now = self._loop.time()
-        duration = now - exchange.started
-        model = inference.model.id if inference.model is not None else ""
-        held = None if inference.seated_at is None else inference.seated_at - exchange.started
-        first = inference.relay.first_byte_at if inference.relay is not None else None
-        ttfb = None if first is None else first - exchange.started
-        dialect = inference.dialect.name
-        self.metrics.finished(dialect, model, exchange.status, inference.outcome, duration, held, ttfb, exchange.sent)
-        if self._parts.access is not None:
-            self._parts.access.record(
-                exchange.id,
-                inference.key.name,
-                exchange.method,
-                _template(exchange.path),
-                model,
-                exchange.status,
-                exchange.sent,
-                duration,
-                duration if held is None else held,
-                ttfb,
-                inference.server,
-                inference.outcome,
+        id, admitted, relay = exchange.id, inference.admitted, inference.relay
+        if self.requests.get(id) is inference:
+            del self.requests[id]
+        began, seated, first = exchange.started, inference.seated_at, None if relay is None else relay.first_byte_at
+        duration = self.time() - began
+        held = None if seated is None else seated - began
+        ttfb = None if first is None else first - began
+        model = "" if inference.model is None else inference.model.id
+        status, outcome, sent = exchange.status, inference.outcome, exchange.sent
+        self.metrics.finished(admitted.dialect.name, model, status, outcome, duration, held, ttfb, sent)
+        if self._access is not None:
+            caller, method, waited = admitted.key.name, exchange.head.method, duration if held is None else held
+            self._access.record(
+                *(id, caller, method, admitted.route, model, status, sent, duration, waited, ttfb),
+                *(inference.server, outcome),
             )
 
     def _turned_away(self, exchange: Exchange) -> None:
@@ -238,11 +245,9 @@ class Gateway:
             return
         duration = self._loop.time() - exchange.started
         self.metrics.finished(dialect.name, "", exchange.status, "refused", duration, sent=exchange.sent)
-        if self._parts.access is not None:
+        if self._access is not None:
             route, status, sent = _template(path), exchange.status, exchange.sent
-            self._parts.access.record(
-                exchange.id, "", method, route, "", status, sent, duration, 0.0, None, "", "refused"
-            )
+            self._access.record(exchange.id, "", method, route, "", status, sent, duration, 0.0, None, "", "refused")
 
 
 def _with_key(app: App) -> App:
@@ -255,14 +260,6 @@ def _with_key(app: App) -> App:
         await app(scope, receive, send)
 
     return handed
-
-
-def limits_of(key: Key) -> CallerLimits | None:
-    """What the fleet must know of a key; None where the policy's limits apply."""
-    record = key.record
-    if record.slices is None and record.launches_per_minute is None and not record.kinds:
-        return None
-    return CallerLimits(record.slices, record.launches_per_minute, tuple(SliceKind(kind) for kind in record.kinds))
 
 
 def _template(path: str) -> str:

@@ -16,6 +16,7 @@ from ssis_dispatcher.gateway.dialects.sse import heartbeat
 from ssis_dispatcher.gateway.dialects.tgi import wants_info
 from ssis_dispatcher.gateway.following import LEADER_CHANGED
 from ssis_dispatcher.gateway.limits import Key
+from ssis_dispatcher.gateway.passages import Admitted, Passage
 from ssis_dispatcher.gateway.relay import Outcome, Relay
 from ssis_dispatcher.http.heads import retry_headers
 from ssis_dispatcher.http.server import Exchange, report
@@ -33,14 +34,14 @@ class Inference:
     """The state of one inference request. ``held`` is set while it waits for a seat."""
 
     __slots__ = (
-        "_admitted",
-        "_gateway",
+        "_counted",
+        "_passage",
         "_request",
         "_upstream",
-        "dialect",
+        "admitted",
         "exchange",
+        "gateway",
         "held",
-        "key",
         "model",
         "outcome",
         "relay",
@@ -51,39 +52,48 @@ class Inference:
     )
 
     visit: Visit
+    _passage: Passage | None
+    _request: InferenceRequest
+    _upstream: Upstream
 
-    def __init__(self, gateway: Gateway, exchange: Exchange, dialect: Dialect, key: Key) -> None:
-        self._gateway = gateway
-        self._admitted = False
+    def __init__(self, gateway: Gateway, exchange: Exchange, admitted: Admitted) -> None:
+        self.gateway = gateway
         self.exchange = exchange
-        self.dialect = dialect
-        self.key = key
+        self.admitted = admitted
         self.model: Model | None = None
         self.relay: Relay | None = None
+        self.seated_at: float | None = None
         self.server = ""
         self.outcome = "refused"
-        self.seated_at: float | None = None
-        self.held = False
-        self.streams = False
+        self.held = self.streams = self._counted = False
+
+    @property
+    def dialect(self) -> Dialect:
+        return self.admitted.dialect
+
+    @property
+    def key(self) -> Key:
+        return self.admitted.key
 
     def begin(self, exchange: Exchange) -> None:
         """The body is there: read it, and ask for a seat."""
+        head, admitted = exchange.head, self.admitted
         try:
-            request = self.dialect.read(exchange.method, exchange.path, exchange.query, exchange.headers, exchange.body)
+            request = admitted.dialect.read(head.method, head.path, head.query, admitted.headers, exchange.body)
         except DispatchError as error:
             self._say(error.problem)
             return
-        if self._gateway.knows(request.wish):
+        if request.wish.token is None or self.gateway.knows(request.wish):
             self._ask(request)
         else:
             exchange.on_gone = self._left_early
-            self._gateway.dispatcher.tasks.start(self._ask_later(request), f"acquaint {exchange.id}")
+            self.gateway.dispatcher.tasks.start(self._ask_later(request), f"acquaint {exchange.id}")
 
     async def _ask_later(self, request: InferenceRequest) -> None:
         """The hub must be asked about the caller's token first: it decides who may share the server. No listener stands
         behind a task, so what breaks here is answered here."""
         try:
-            await self._gateway.acquaint(request.wish)
+            await self.gateway.acquaint(request.wish)
             if not self.exchange.gone:
                 self._ask(request)
         except Exception as error:
@@ -94,51 +104,60 @@ class Inference:
         self.outcome = "gone"
 
     def _ask(self, request: InferenceRequest) -> None:
-        gateway, exchange = self._gateway, self.exchange
+        gateway, exchange, admitted = self.gateway, self.exchange, self.admitted
         try:
-            self.model = model = gateway.identify(request.wish)
-            self.key.demand_model(model.id)
-            engine = gateway.engines[model.engine]
-            if wants_info(request, engine):
-                self.outcome = "ok"
-                exchange.reply(200, gateway.info(model))
-                return
-            self._upstream: Upstream = self.dialect.adapt(request, engine, model.id)
-            self.key.admit(exchange.started)
+            passage = admitted.passage(request, exchange.started)
+            if passage is not None:
+                self.model = model = passage.model
+                admitted.key.demand_model(model.id)
+                upstream = Upstream(request.method, passage.path, request.body)
+            else:
+                self.model = model = gateway.identify(request.wish)
+                admitted.key.demand_model(model.id)
+                engine = gateway.engines[model.engine]
+                if wants_info(request, engine):
+                    self.outcome = "ok"
+                    exchange.reply(200, gateway.info(model))
+                    return
+                upstream = admitted.dialect.adapt(request, engine, model.id)
+                passage = admitted.keep(request, model, upstream)
+            admitted.key.admit(exchange.started)
         except DispatchError as error:
             self._say(error.problem)
             return
-        self._admitted = True
-        self._request: InferenceRequest = request
+        self._passage = passage
+        self._upstream = upstream
+        self._counted = True
+        self._request = request
         self.held = True
         exchange.on_gone = self._caller_left
-        size = len(exchange.body) + _HOLDING_COSTS
-        gateway.enter(self, model, size)
+        gateway.enter(self, model, len(exchange.body) + _HOLDING_COSTS)
         if self.held and request.stream:
             gateway.hold(self)
 
     def seated(self, endpoint: Endpoint) -> None:
         """The dispatcher's word: go ahead."""
-        self._let_go()
-        self.seated_at = self._gateway.dispatcher.now()
+        gateway, passage, request = self.gateway, self._passage, self._request
+        self.held = False
+        if request.stream:
+            gateway.let_go(self)
+        self.seated_at = gateway.time()
         self.server = endpoint.server
-        self.relay = relay = Relay(
-            self.exchange, self._upstream, self.dialect, streams=self._request.stream, done=self._ended
-        )
-        relay.send(self._gateway.pool, endpoint.address, endpoint.host)
+        self.relay = relay = Relay(self.exchange, self._upstream, self.admitted.dialect, request.stream, self._ended)
+        relay.send(gateway.pool, endpoint.address, endpoint.host, None if passage is None else passage.openings)
 
     def refused(self, problem: Problem) -> None:
         """The dispatcher's word: no, because."""
         self._let_go()
         self._release()
-        if problem.code == LEADER_CHANGED and not self.streams and self._gateway.hand_over(self):
+        if problem.code == LEADER_CHANGED and not self.streams and self.gateway.hand_over(self):
             self.outcome = "forwarded"
             return
         self._say(problem)
 
     def beat(self) -> None:
         """A streaming caller has waited long: say that we live, and what it waits for. The status is then decided."""
-        view = self._gateway.dispatcher.outlook(self.visit.number)
+        view = self.gateway.dispatcher.outlook(self.visit.number)
         if not self.streams:
             self.streams = True
             self.exchange.start(200, list(_EVENT_STREAM))
@@ -148,7 +167,7 @@ class Inference:
     def _let_go(self) -> None:
         if self.held:
             self.held = False
-            self._gateway.let_go(self)
+            self.gateway.let_go(self)
 
     def _caller_left(self) -> None:
         self.outcome = "gone"
@@ -159,14 +178,14 @@ class Inference:
     def _ended(self, outcome: Outcome) -> None:
         self.outcome = outcome.word
         if outcome.error is not None:
-            self._gateway.metrics.upstream_error(outcome.word)
+            self.gateway.metrics.upstream_error(outcome.word)
         self._release()
         self.visit.leave()
 
     def _release(self) -> None:
-        if self._admitted:
-            self._admitted = False
-            self.key.release()
+        if self._counted:
+            self._counted = False
+            self.admitted.key.release()
 
     def _say(self, problem: Problem) -> None:
         """Answer with an error, in the caller's dialect."""
@@ -176,3 +195,6 @@ class Inference:
             return
         body, content_type = self.dialect.error(problem)
         self.exchange.reply(problem.status, body, content_type, retry_headers(problem))
+
+    def __repr__(self) -> str:
+        return f"<Inference {self.exchange.id}: {self.outcome}>"

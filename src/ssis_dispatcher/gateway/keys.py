@@ -148,6 +148,9 @@ class Keyring:
             else:
                 key.update(record)
             fresh[record.digest] = key
+        for digest, key in self._by_digest.items():
+            if digest not in fresh:
+                key.revoke()
         self._by_digest = fresh
 
 

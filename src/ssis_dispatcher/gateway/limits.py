@@ -15,6 +15,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from ssis_dispatcher.core.messages import CallerLimits
+from ssis_dispatcher.core.slices import SliceKind
 from ssis_dispatcher.errors import Forbidden, LimitExceeded
 
 Role = Literal["use", "operate", "admin"]
@@ -54,10 +56,30 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return bytes.fromhex(self.hash.removeprefix("sha256:"))
 
 
+def limits_of(record: KeyRecord) -> CallerLimits | None:
+    """What the fleet must know of a key; None where the policy's limits apply."""
+    if record.slices is None and record.launches_per_minute is None and not record.kinds:
+        return None
+    return CallerLimits(record.slices, record.launches_per_minute, tuple(map(SliceKind, record.kinds)))
+
+
 class Key:
     """One caller: its record, and what it is doing now. Outlives a reload of the record."""
 
-    __slots__ = ("_allowance", "_pattern", "_refilled", "_verdicts", "digest", "expires", "in_flight", "name", "record")
+    __slots__ = (
+        *(
+            "_allowance",
+            "_pattern",
+            "_refilled",
+            "_verdicts",
+            "digest",
+            "expires",
+            "fleet_limits",
+            "in_flight",
+            "lasting",
+        ),
+        *("name", "record"),
+    )
 
     def __init__(self, record: KeyRecord) -> None:
         self.in_flight = 0
@@ -70,10 +92,17 @@ class Key:
         """Take the record's new limits; requests in flight stay counted."""
         self.record = record
         self.name = record.name
+        self.fleet_limits = limits_of(record)
+        self.lasting = record.expires is None
+        """Neither expires nor was revoked: who showed this key once may be believed to show it again."""
         self.expires = record.expires.timestamp() if record.expires else None
         everything = "*" in record.models
         self._pattern = None if everything else re.compile("|".join(map(fnmatch.translate, record.models)) or r"(?!)")
         self._verdicts: dict[str, bool] = {}
+
+    def revoke(self) -> None:
+        """This key opens nothing any more; its requests in flight go on."""
+        self.lasting = False
 
     def demand(self, role: Role) -> None:
         """Raise `Forbidden` unless this key has ``role`` or a higher one."""
@@ -106,21 +135,21 @@ class Key:
 
         ``per_minute`` is a token bucket: that many at once after a quiet minute, refilled evenly.
         """
-        record = self.record
-        if record.in_flight is not None and self.in_flight >= record.in_flight:
+        most, rate = self.record.in_flight, self.record.per_minute
+        if most is not None and self.in_flight >= most:
             raise LimitExceeded(
-                f"The API key {self.name!r} may have {record.in_flight} requests in flight, and has.", retry_after=1.0
+                f"The API key {self.name!r} may have {most} requests in flight, and has.", retry_after=1.0
             )
-        rate = record.per_minute
         if rate is not None:
-            self._allowance = min(float(rate), self._allowance + (now - self._refilled) * rate / 60)
+            allowance = self._allowance + (now - self._refilled) * rate / 60
+            self._allowance = allowance = allowance if allowance < rate else float(rate)
             self._refilled = now
-            if self._allowance < 1:
+            if allowance < 1:
                 raise LimitExceeded(
                     f"The API key {self.name!r} may make {rate} requests a minute, and has made them.",
-                    retry_after=(1 - self._allowance) * 60 / rate,
+                    retry_after=(1 - allowance) * 60 / rate,
                 )
-            self._allowance -= 1
+            self._allowance = allowance - 1
         self.in_flight += 1
 
     def release(self) -> None:

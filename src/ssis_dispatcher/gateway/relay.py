@@ -12,13 +12,18 @@ that is no stream is held until it is whole, up to 64 KiB; and of a longer one t
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
+
 from ssis_dispatcher.errors import DispatchError, UpstreamError
-from ssis_dispatcher.gateway.dialects.base import Dialect, Upstream
+from ssis_dispatcher.gateway.dialects.base import Dialect, Translator, Upstream
+from ssis_dispatcher.gateway.hops import of_a_hop
 from ssis_dispatcher.http.client import Call, Pool
-from ssis_dispatcher.http.heads import Header, comes_back, for_upstream, retry_headers
+from ssis_dispatcher.http.heads import Header, Lines, block, comes_back, for_upstream, retry_headers
 from ssis_dispatcher.http.server import Exchange, report
 
 _EVENT_STREAM = b"text/event-stream"
@@ -33,6 +38,10 @@ _PIECES = 16
 """How many small pieces are kept before they are boiled down to a tail."""
 
 
+Openings = dict[tuple[tuple[str, int], bytes | None], bytes]
+"""Heads for requests of one kind, by address and Host, as far as they are always the same."""
+
+
 class Outcome(NamedTuple):
     """How a reply ended: ``word`` is ``ok``, ``gone`` (the caller left) or the error's code."""
 
@@ -44,7 +53,11 @@ _OK = Outcome("ok")
 _GONE = Outcome("gone")
 
 
-class Relay:
+_SHORTLY = 0.2
+"""Seconds until a gateway without a route is asked once more."""
+
+
+class Relay(msgspec.Struct, eq=False):
     """One request's way there and back. ``done`` is called exactly once, just before the reply's last bytes go out: the
     upstream is free then, and what is counted at the reply's end can already see the outcome.
 
@@ -52,69 +65,67 @@ class Relay:
     error of the upstream is then told as an event.
     """
 
-    __slots__ = (
-        "_begun",
-        "_call",
-        "_clock",
-        "_content_type",
-        "_dialect",
-        "_done",
-        "_events",
-        "_exchange",
-        "_headers",
-        "_held",
-        "_holds_last",
-        "_last",
-        "_length",
-        "_recent",
-        "_streams",
-        "_translator",
-        "_upstream",
-        "first_byte_at",
-        "received",
-        "status",
-    )
+    exchange: Exchange
+    upstream: Upstream
+    dialect: Dialect
+    streams: bool
+    done: Callable[[Outcome], None] | None
+    status: int = 0
+    """The reply's."""
+    received: int = 0
+    """Body bytes from upstream."""
+    first_byte_at: float | None = None
+    """Loop time of the reply's first body byte."""
+    _clock: Callable[[], float] = time.monotonic
+    _translator: Translator | None = None
+    _by_gateway: bool = False
+    """A gateway stands before the server, and may answer in its place."""
+    _again: Callable[[], None] | None = None
+    """Sends the request a second time, where that has not been done."""
+    _call: Call | None = None
+    _begun: bool = False
+    """The caller has seen a head."""
+    _events: bool = False
+    """What the caller gets is an event stream."""
+    _held: list[bytes] | None = None
+    """The reply so far, while it is held."""
+    _holds_last: bool = False
+    _last: bytes = b""
+    _recent: list[bytes] = []
+    _headers: list[Header] = []
+    _content_type: bytes = b""
+    _length: int | None = None
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        upstream: Upstream,
-        dialect: Dialect,
-        *,
-        streams: bool,
-        done: Callable[[Outcome], None],
+    def send(
+        self, pool: Pool, address: tuple[str, int], host: bytes | None = None, openings: Openings | None = None
     ) -> None:
-        self._exchange = exchange
-        self._upstream = upstream
-        self._translator = upstream.reply
-        self._dialect = dialect
-        self._streams = streams
-        self._done: Callable[[Outcome], None] | None = done
-        self._call: Call | None = None
-        self._begun = exchange.status != 0  # the caller has seen a head
-        self._events = self._begun  # what the caller gets is an event stream
-        self._held: list[bytes] | None = None  # the reply so far, while it is held
-        self._holds_last = False
-        self._last = b""
-        self._recent: list[bytes] = []
-        self.status = 0
-        """The reply's."""
-        self.received = 0
-        """Body bytes from upstream."""
-        self.first_byte_at: float | None = None
-        """Loop time of the reply's first body byte."""
-
-    def send(self, pool: Pool, address: tuple[str, int], host: bytes | None = None) -> None:
-        """Begin; to be called once."""
-        exchange, upstream = self._exchange, self._upstream
+        """Begin; to be called once. ``openings`` keeps what is the same for all requests with this head and this path."""
+        exchange, upstream = self.exchange, self.upstream
         self._clock = pool.time
-        headers = for_upstream(exchange.headers, exchange.header(b"connection"))
-        headers.append((b"x-request-id", exchange.id.encode()))
+        self._translator = upstream.reply
+        if exchange.status:
+            self._begun = self._events = True
+        place = (address, host)
         try:
-            call = pool.send(address, upstream.method, upstream.path.encode(), headers, upstream.body, self, host)
+            opening = None if openings is None else openings.get(place)
+            if opening is None:
+                headers = for_upstream(exchange.headers, exchange.header(b"connection"))
+                opening = pool.opening(address, upstream.method, upstream.path.encode(), headers, host)
+                opening += b"\r\nx-request-id: "
+                if openings is not None:
+                    openings[place] = opening
         except ValueError as error:  # a path or a header that cannot be sent: nobody should have let it come this far
             self._give_up(error)
             return
+        opening += exchange.id.encode()
+        if host is not None:
+            self._by_gateway = True
+            self._again = lambda: self._send_again(pool, address, opening)
+        self._begin_call(pool, address, opening)
+
+    def _begin_call(self, pool: Pool, address: tuple[str, int], opening: bytes) -> None:
+        exchange, upstream = self.exchange, self.upstream
+        call = pool.begin(address, upstream.method, opening, upstream.body, self)
         self._call = call
         exchange.on_gone = self._caller_left
         exchange.on_pause = call.pause
@@ -122,14 +133,19 @@ class Relay:
         if self._begun and exchange.paused:
             call.pause()
 
+    def _send_again(self, pool: Pool, address: tuple[str, int], opening: bytes) -> None:
+        if self.done is not None:  # else the caller has left meanwhile
+            self._begin_call(pool, address, opening)
+
     # What comes from upstream
 
-    def on_reply(self, status: int, headers: list[Header], body: bytes) -> None:
-        content_type = b""
-        for name, value in headers:
-            if name == b"content-type":
-                content_type = value
-        if self._begun or self._translator is not None or content_type.startswith(_EVENT_STREAM):
+    def on_reply(self, status: int, headers: Lines, body: bytes) -> None:
+        back = headers.note
+        if not isinstance(back, _Back):
+            headers.note = back = _Back(headers)
+        if self._by_gateway and status >= 400 and self._was_a_hop(status, back.content_type, body):
+            return
+        if self._begun or self._translator is not None or back.events:
             self.on_head(status, headers, None)
             self.on_body(body)
             self.on_end()
@@ -138,11 +154,25 @@ class Relay:
         self.status = status
         self.received = len(body)
         self.first_byte_at = self._clock()
-        if status < 300 and body and not self._dialect.complete(body[-_TAIL:], False, content_type):
+        if status < 300 and body and not self.dialect.complete(body[-_TAIL:], False, back.content_type):
             self._give_up(_broke_off())
         else:
             self._conclude(_OK)
-            self._exchange.answer(status, [header for header in headers if comes_back[header[0]]], body)
+            self.exchange.answer_with(status, back.lines, body)
+
+    def _was_a_hop(self, status: int, content_type: bytes, body: bytes) -> bool:
+        """Whether the gateway before the server has answered, not the server. A route that is not there yet, or a pod that is
+        just not reached, is asked once more; then it is an error."""
+        error = of_a_hop(status, content_type, body)
+        if error is None:
+            return False
+        again, self._again = self._again, None
+        self._call = None
+        if again is not None and status in (404, 503) and not self.status:
+            asyncio.get_running_loop().call_later(_SHORTLY, again)
+        else:
+            self._give_up(error)
+        return True
 
     def on_head(self, status: int, headers: list[Header], length: int | None) -> None:
         content_type = b""
@@ -172,10 +202,10 @@ class Relay:
         if self._begun:
             if not events:
                 self._held = []  # it becomes the text of an error
-        elif events or (self._streams and length is None and self.status < 400):
+        elif events or (self.streams and length is None and self.status < 400):
             self._events = events
             self._begin(None)
-        elif length is None or length <= _HELD or self._exchange.method == "HEAD":
+        elif length is None or length <= _HELD or self.exchange.method == "HEAD":
             self._held = []
         else:
             self._holds_last = True
@@ -183,7 +213,7 @@ class Relay:
 
     def _begin(self, length: int | None) -> None:
         self._begun = True
-        self._exchange.start(self.status, self._headers, length)
+        self.exchange.start(self.status, self._headers, length)
 
     def on_body(self, data: bytes) -> None:
         if self.first_byte_at is None:
@@ -222,7 +252,7 @@ class Relay:
                 self._recent = [b"".join(recent)[-_TAIL:]]
         if self._holds_last:
             data, self._last = self._last, data
-        self._exchange.write(data)
+        self.exchange.write(data)
 
     def on_end(self) -> None:
         self._call = None
@@ -232,7 +262,7 @@ class Relay:
         except Exception as error:
             self._give_up(error)
             return
-        exchange = self._exchange
+        exchange = self.exchange
         self._conclude(_OK)
         if self._held is None:
             exchange.write(self._last + rest)
@@ -255,9 +285,9 @@ class Relay:
 
     def _complete(self, tail: bytes) -> bool:
         """Whether the dialect finds a reply that ends like this complete. Errors, and replies without a body, are."""
-        if self.status >= 300 or self._length == 0 or self._exchange.method == "HEAD":
+        if self.status >= 300 or self._length == 0 or self.exchange.method == "HEAD":
             return True
-        return self._dialect.complete(tail, self._events, self._content_type)
+        return self.dialect.complete(tail, self._events, self._content_type)
 
     def on_failed(self, error: UpstreamError) -> None:
         self._call = None
@@ -275,33 +305,51 @@ class Relay:
             report(error)
             error = UpstreamError("The inference server's reply could not be understood.", code="upstream_garbled")
         problem = error.problem
-        exchange = self._exchange
+        exchange = self.exchange
         self._conclude(Outcome(problem.code, error))
         if not self._begun:
-            body, content_type = self._dialect.error(problem)
+            body, content_type = self.dialect.error(problem)
             exchange.reply(problem.status, body, content_type, retry_headers(problem))
             return
         if self._events:
             tail = _joined(self._recent)
             if tail and not tail.endswith((b"\n\n", b"\r\n\r\n")):
                 exchange.write(b"\n\n")  # the event that broke off must not swallow this one
-            exchange.write(self._dialect.error_event(problem))
+            exchange.write(self.dialect.error_event(problem))
         exchange.abort()
 
     def _caller_left(self) -> None:
         self._conclude(_GONE)
 
+    def __repr__(self) -> str:
+        return f"<Relay of {self.exchange!r}>"
+
     def _conclude(self, outcome: Outcome) -> None:
         """Nothing more is wanted from upstream, and the seat can go to somebody else."""
         call, self._call = self._call, None
+        self._again = None  # it holds us, as we hold it
         if call is not None:
             call.cancel()
-        done, self._done = self._done, None
+        done, self.done = self.done, None
         if done is not None:
             try:
                 done(outcome)
             except Exception as error:  # the caller is to get the reply all the same
                 report(error)
+
+
+class _Back:
+    """What goes back to the caller of a reply's headers."""
+
+    __slots__ = ("content_type", "events", "lines")
+
+    def __init__(self, headers: Lines) -> None:
+        self.content_type = b""
+        for name, value in headers:
+            if name == b"content-type":
+                self.content_type = value
+        self.events = self.content_type.startswith(_EVENT_STREAM)
+        self.lines = block(header for header in headers if comes_back[header[0]])
 
 
 def _broke_off() -> UpstreamError:

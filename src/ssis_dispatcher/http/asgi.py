@@ -64,7 +64,7 @@ class AsgiBridge:
             "raw_path": exchange.target.partition(b"?")[0],
             "query_string": exchange.query,
             "root_path": "",
-            "headers": exchange.headers,
+            "headers": [*exchange.headers, (b"content-length", b"%d" % len(exchange.body))],
             "client": (exchange.peer, 0),
             "server": None,
             "state": {},

@@ -14,9 +14,10 @@ from collections import deque
 from functools import lru_cache
 
 from ssis_dispatcher.errors import UpstreamError, UpstreamTimeout
-from ssis_dispatcher.http.heads import Header
+from ssis_dispatcher.http.heads import Header, block
+from ssis_dispatcher.http.known import Memory
 from ssis_dispatcher.http.limits import UpstreamLimits
-from ssis_dispatcher.http.upstream import Call, Receiver, UpstreamConnection
+from ssis_dispatcher.http.upstream import Call, Receiver, ReplyHead, UpstreamConnection
 
 __all__ = ["Call", "Pool", "Receiver", "UpstreamLimits"]
 
@@ -61,14 +62,6 @@ class Upstream:
         # Some servers (llama.cpp's) promise to keep the connection of a stream and close it behind the last chunk. Seen once,
         # no such connection is used again: it would be a race that costs a retry each time.
         self.hangs_up = False
-
-    def assign(self, call: Call) -> None:
-        """Give the call a connection: an idle one, or the next to be opened."""
-        if self.idle:
-            connection, _ = self.idle.popitem()
-            connection.begin(call)
-        else:
-            self.dial(call)
 
     def dial(self, call: Call) -> None:
         """Have the call wait for a new connection (or one that becomes idle sooner)."""
@@ -189,6 +182,7 @@ class Pool:
         """Connections ever made."""
         self.errors: dict[str, int] = {}
         """Failed calls by code."""
+        self.memory: Memory[ReplyHead] = Memory()
         self._upstreams: dict[Address, Upstream] = {}
         self._credit = float(self.limits.retry_reserve)
         self._credited = 0  # requests that have earned their share of it
@@ -212,21 +206,40 @@ class Pool:
         """Start one request on a pooled or new connection. ``headers`` are lower-case and without framing; ``host`` overrides
         the Host header (Kourier), ``first_byte_timeout`` the limit. Nothing is called before this returns. Raises
         ValueError for a target or header that would break the framing."""
-        upstream = self._upstreams.get(address) or self.upstream(address)
-        head = _opening(method, target, host or upstream.host)
-        for name, value in headers:
-            head += b"\r\n" + name + b": " + value
-        if head.count(b"\n") != len(headers) + 2:
+        opening = self.opening(address, method, target, headers, host)
+        return self.begin(address, method, opening, body, receiver, first_byte_timeout)
+
+    def opening(
+        self, address: Address, method: str, target: bytes, headers: list[Header], host: bytes | None = None
+    ) -> bytes:
+        """The head of a request as far as its last header, which may be used more than once (`begin`). Raises ValueError."""
+        opening = _opening(method, target, host or self.upstream(address).host) + block(headers)
+        if opening.count(b"\n") != len(headers) + 2:
             raise ValueError("A header has a line break in it.")
+        return opening
+
+    def begin(
+        self,
+        address: Address,
+        method: str,
+        opening: bytes,
+        body: bytes,
+        receiver: Receiver,
+        first_byte_timeout: float | None = None,
+    ) -> Call:
+        """`send` with the head already written but for the body's length."""
+        upstream = self._upstreams.get(address) or self.upstream(address)
         if body or method in _WITH_BODY:
-            head += b"\r\ncontent-length: %d\r\n\r\n" % len(body)
+            head = b"%b\r\ncontent-length: %d\r\n\r\n" % (opening, len(body))
         else:
-            head += b"\r\n\r\n"
+            head = opening + b"\r\n\r\n"
         self.sent += 1
-        call = Call(upstream, receiver, head, body, method == "HEAD")
-        if first_byte_timeout is not None:
-            call.first_byte_timeout = first_byte_timeout
-        upstream.assign(call)
+        call = Call(upstream, receiver, head, body, method == "HEAD", None, first_byte_timeout)
+        if upstream.idle:
+            connection, _ = upstream.idle.popitem()
+            connection.begin(call)
+        else:
+            upstream.dial(call)
         return call
 
     def upstream(self, address: Address) -> Upstream:

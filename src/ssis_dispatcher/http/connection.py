@@ -30,7 +30,8 @@ import httptools
 from ssis_dispatcher.errors import DispatchError, Problem
 from ssis_dispatcher.http import heads
 from ssis_dispatcher.http.exchange import Exchange
-from ssis_dispatcher.http.heads import Header, lower, refusal
+from ssis_dispatcher.http.heads import Head, Lines, lower, refusal
+from ssis_dispatcher.http.known import Known
 
 if TYPE_CHECKING:
     from ssis_dispatcher.http.server import Server
@@ -45,13 +46,14 @@ _SWALLOWED = 65_536
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: on, zero seconds. Closing then sends RST instead of FIN."""
 
-_NEEDS_A_LOOK = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"x-request-id"))
+_NEEDS_A_LOOK = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
 
 
 class Connection(asyncio.Protocol):
     """One client. ``peer`` is its address, ``trusted`` whether it is a proxy whose word counts."""
 
     __slots__ = (
+        "_between",
         "_body",
         "_continue",
         "_current",
@@ -59,7 +61,9 @@ class Connection(asyncio.Protocol):
         "_fed",
         "_headers",
         "_incoming",
+        "_known",
         "_lingers",
+        "_parsed",
         "_parser",
         "_paused_reading",
         "_pending",
@@ -81,6 +85,7 @@ class Connection(asyncio.Protocol):
         "peer",
         "trusted",
         "write",
+        "writelines",
     )
 
     def __init__(self, server: Server) -> None:
@@ -89,7 +94,10 @@ class Connection(asyncio.Protocol):
         self._queue: deque[Exchange] = deque()
         self._current: Exchange | None = None
         self._incoming: Exchange | None = None
-        self._headers: list[Header] = []
+        self._known: Known[Head] | None = None  # the head of the request before, which may come again
+        self._between = True  # the parser is between two requests
+        self._parsed: Head | None = None  # the head that the parser has read last, if it may be remembered
+        self._headers = Lines()
         self._body: list[bytes] = []
         self._url = b""
         self._fed = 0  # size of what the parser is being fed
@@ -111,6 +119,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self.write = self._transport.write
+        self.writelines = self._transport.writelines
         self._parser = httptools.HttpRequestParser(self)
         name = transport.get_extra_info("peername")
         self.peer: str = name[0] if name else ""
@@ -121,8 +130,14 @@ class Connection(asyncio.Protocol):
             self._refuse(problem)
 
     def data_received(self, data: bytes) -> None:
+        known = self._known
+        if known is not None and self._between and self._current is None and self._phase == _IDLE:
+            at = known.body_at(data)
+            if at and self._again(known.head, data[at:]):
+                return
         if self._phase == _DEAF:
             return
+        between = self._between
         self._progress = False
         self._fed = len(data)
         try:
@@ -134,12 +149,56 @@ class Connection(asyncio.Protocol):
             if self._phase != _DEAF:  # else: more data behind a request that was to be the last
                 self._refuse(self._reason(error))
             return
+        if between and self._between and self._parsed is not None:
+            self._known = self._server.memory.keep(data, self._received, self._parsed, self.peer)
         if self._progress or self._phase == _IDLE:
             self._pending = 0
         else:
             self._pending += len(data)
             if self._pending > self._server.limits.max_head:
                 self._refuse(_head_too_large(self._server.limits.max_head).problem)
+
+    def _again(self, head: Head, body: bytes) -> bool:
+        """A request whose head was read before, with all of its body. False where it needs a closer look."""
+        server = self._server
+        limits = server.limits
+        size = len(body)
+        inflight = server.inflight + size
+        if size > limits.max_body or inflight > limits.inflight_bytes or self._stalled != _NEVER:
+            return False
+        self._current = exchange = self._exchange(head)
+        exchange.body = body
+        exchange.reserved = size
+        server.inflight = inflight
+        self._deadline = _NEVER
+        if not exchange.keep:
+            self._phase = _DEAF
+        try:
+            exchange.handler = server.application.admit(exchange)
+        except Exception as error:
+            self._current = None
+            self._release(exchange)
+            self._answer(exchange, self._problem(error))
+        else:
+            self._run(exchange)
+        return True
+
+    def _exchange(self, head: Head) -> Exchange:
+        """The next request of this connection."""
+        server = self._server
+        self._requests = count = self._requests + 1
+        id = head.id
+        if id is None:
+            server.numbers = number = server.numbers + 1
+            id = f"{server.prefix}{number}"
+        return Exchange(self, head, id, server.time(), head.keep and count < server.limits.keepalive_requests)
+
+    def _problem(self, error: Exception) -> Problem:
+        """What to answer when the application does not admit a request; anything but a refusal is a defect."""
+        if isinstance(error, DispatchError):
+            return error.problem
+        self._server.failed(error)
+        return DispatchError("The dispatcher failed on this request.").problem
 
     def _reason(self, error: httptools.HttpParserError) -> Problem:
         """What to answer to a request that cannot be read: our own refusal, raised in a callback, or llhttp's."""
@@ -167,7 +226,8 @@ class Connection(asyncio.Protocol):
         self._current = self._incoming = self._continue = None
         for exchange in gone:
             self._abandon(exchange)
-        self._headers, self._body = [], []
+        self._known = self._parsed = None
+        self._headers, self._body = Lines(), []
         del self._parser  # holds us, as we hold it
 
     def _abandon(self, exchange: Exchange) -> None:
@@ -195,6 +255,9 @@ class Connection(asyncio.Protocol):
 
     # The parser's side
 
+    def on_message_begin(self) -> None:
+        self._between = False
+
     def on_url(self, url: bytes) -> None:
         if self._phase != _HEAD:
             self._begin()
@@ -212,7 +275,7 @@ class Connection(asyncio.Protocol):
         if self._queue and len(self._queue) >= limits.max_pipelined:
             raise refusal(503, "too_many_pipelined", "Too many requests wait on this connection. Use more connections.")
         self._url = b""
-        self._headers = []
+        self._headers = Lines()
         self._phase = _HEAD
         self._deadline = self._server.now + limits.head_timeout
 
@@ -240,18 +303,19 @@ class Connection(asyncio.Protocol):
         host = index.get(b"host")
         if host is None and not old:
             raise refusal(400, "missing_host", "The request has no Host header.")
+        announced = index.pop(b"content-length", None)  # framing ends here; the head may come again with another length
+        if announced is not None:
+            headers.remove((b"content-length", announced))
         method, target, path, query = heads.parse_target(parser.get_method(), self._url, host)
-        exchange = Exchange(self, server.next_id(), server.time(), method, target, path, query, headers, index)
-        self._requests += 1
-        exchange.keep = keep and self._requests < limits.keepalive_requests
-        exchange.old = old
-        if self.trusted:
-            exchange.peer = heads.forwarded_peer(headers, self.peer, server.trusted)
+        peer = heads.forwarded_peer(headers, self.peer, server.trusted) if self.trusted else self.peer
+        self._parsed = head = Head(method, target, path, query, headers, index, peer, keep, old)
+        head.id = heads.request_id(index.get(b"x-request-id"))
+        exchange = self._exchange(head)
         self._incoming = exchange
-        self._headers = []  # what comes now are trailers, which nobody sees
+        self._headers = Lines()  # what comes now are trailers, which nobody sees
         self._received = 0
         self._phase = _BODY
-        length = int(index.get(b"content-length", 0))
+        length = int(announced or 0)
         if not _NEEDS_A_LOOK.isdisjoint(index):
             self._look(exchange, index, length)
         if length:
@@ -283,9 +347,7 @@ class Connection(asyncio.Protocol):
 
     def _look(self, exchange: Exchange, index: dict[bytes, bytes], length: int) -> None:
         """At the headers that few requests have. Raises `DispatchError`: 400, 415, 417, 501."""
-        named = heads.request_id(index.get(b"x-request-id"))
-        if named is not None:
-            exchange.id = named
+        self._parsed = None
         chunked = heads.check_coding(index, exchange.old)
         if chunked:
             self._announce(exchange, 0)
@@ -306,15 +368,13 @@ class Connection(asyncio.Protocol):
         try:
             exchange.handler = self._server.application.admit(exchange)
         except Exception as error:
-            if not isinstance(error, DispatchError):
-                self._server.failed(error)
-                error = DispatchError("The dispatcher failed on this request.")
+            problem = self._problem(error)
             chunked = exchange.header(b"transfer-encoding") is not None
             if chunked or length > _SWALLOWED or self._continue is exchange:
-                raise error from None
+                raise DispatchError.of(problem) from None
             self._incoming = None
             self._release(exchange)
-            self._answer(exchange, error.problem)
+            self._answer(exchange, problem)
             return
         if self._continue is exchange and self._current is None:
             self._say_continue()
@@ -341,6 +401,7 @@ class Connection(asyncio.Protocol):
         if self._resumes_with and self._parser.should_upgrade():
             return  # llhttp has skipped the body; `_after_upgrade` reads it
         self._resumes_with = b""
+        self._between = True
         self._phase = _IDLE
         self._deadline = _NEVER
         exchange = self._incoming
@@ -448,12 +509,12 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, problem: Problem) -> None:
         """Answer in turn that the request cannot be read, or may not be; nothing is read after it."""
-        server = self._server
         self._phase = _DEAF
         self._deadline = _NEVER
         exchange, self._incoming = self._incoming, None
         if exchange is None:
-            exchange = Exchange(self, server.next_id(), server.time(), "", b"", "", b"", [], {})
+            nothing = Head("", b"", "", b"", Lines(), {}, self.peer)
+            exchange = self._exchange(nothing)
         self._body = []
         self._continue = None
         self._release(exchange)

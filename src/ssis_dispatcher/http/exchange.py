@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ssis_dispatcher.http.heads import Header
+from ssis_dispatcher.http.heads import Head, Header, block
 
 if TYPE_CHECKING:
     from ssis_dispatcher.http.connection import Connection
@@ -32,111 +32,111 @@ class Exchange:
     """
 
     __slots__ = (
-        "_connection",
         "_framing",
         "_head",
-        "_index",
         "_left",
         "body",
+        "connection",
         "ended",
         "extra",
         "gone",
         "handler",
-        "headers",
+        "head",
         "id",
         "keep",
-        "method",
-        "old",
         "on_gone",
         "on_pause",
         "on_resume",
-        "path",
-        "peer",
-        "query",
         "reserved",
         "sent",
         "started",
         "status",
         "tag",
-        "target",
     )
 
-    method: str
-    target: bytes
-    """Origin form, after checks."""
-    path: str
-    """Percent-decoded; no "..", no "//", no control characters."""
-    query: bytes
-    headers: list[Header]
+    head: Head
+    """What the request's head says."""
     body: bytes
-    peer: str
-    """The client's address; from the forwarding headers when the peer is a trusted proxy."""
     id: str
     """The caller's X-Request-Id where it is well-formed, else made here; sent back on every reply."""
     started: float
     """Loop time when the head was complete."""
+    keep: bool
+    """Whether the connection lives on, as far as the client lets it."""
     status: int
     """Of the reply; 0 before it starts."""
     sent: int
     """Reply body bytes handed to the transport."""
     gone: bool
     """The client left, or the connection was given up."""
+    ended: bool
+    """The reply has ended, or the client left before that."""
+    reserved: int
+    """Body bytes that count as in flight."""
     tag: object
     """The application's own, for whatever it wants to find again in `finished`."""
     extra: tuple[Header, ...]
     """Headers that go on every reply to this request, whoever writes it (set by the application)."""
-    _framing: int
-    keep: bool
-    """Whether the client lets the connection live on."""
-    old: bool
-    """HTTP/1.0."""
-    reserved: int
-    """Body bytes that count as in flight."""
-    ended: bool
-    """The reply has ended, or the client left before that."""
     handler: Handler | None
     """Who answers; None until `Application.admit` has said it."""
     on_gone: Callable[[], None] | None
     on_pause: Callable[[], None] | None
     on_resume: Callable[[], None] | None
+    _framing: int
+    _left: int
 
-    def __init__(
-        self,
-        connection: Connection,
-        id: str,
-        started: float,
-        method: str,
-        target: bytes,
-        path: str,
-        query: bytes,
-        headers: list[Header],
-        index: dict[bytes, bytes],
-    ) -> None:
-        self._connection = connection
-        self._head = b""
-        self._index = index
+    def __init__(self, connection: Connection, head: Head, id: str, started: float, keep: bool) -> None:
+        self.connection = connection
+        self.head = head
         self.id = id
         self.started = started
-        self.method = method
-        self.target = target
-        self.path = path
-        self.query = query
-        self.headers = headers
-        self.body = b""
-        self.peer = connection.peer
+        self.keep = keep
+        self.body = self._head = b""
         self.status = self.sent = self.reserved = 0
-        self.gone = self.ended = self.old = False
+        self.gone = self.ended = False
         self.tag = self.handler = self.on_gone = self.on_pause = self.on_resume = None
         self.extra = ()
 
+    @property
+    def method(self) -> str:
+        return self.head.method
+
+    @property
+    def target(self) -> bytes:
+        """Origin form, after checks."""
+        return self.head.target
+
+    @property
+    def path(self) -> str:
+        """Percent-decoded; no "..", no "//", no control characters."""
+        return self.head.path
+
+    @property
+    def query(self) -> bytes:
+        return self.head.query
+
+    @property
+    def headers(self) -> list[Header]:
+        return self.head.headers
+
+    @property
+    def peer(self) -> str:
+        """The client's address; from the forwarding headers when the peer is a trusted proxy."""
+        return self.head.peer
+
+    @property
+    def old(self) -> bool:
+        """HTTP/1.0."""
+        return self.head.old
+
     def header(self, name: bytes) -> bytes | None:
         """The value of a header, by its lower-case name. Where a list header is repeated, this is its last line."""
-        return self._index.get(name)
+        return self.head.index.get(name)
 
     @property
     def paused(self) -> bool:
         """The client reads more slowly than is written: `on_resume` will say when to go on."""
-        return self._connection.congested
+        return self.connection.congested
 
     def reply(
         self,
@@ -150,18 +150,31 @@ class Exchange:
 
     def answer(self, status: int, headers: list[Header], body: bytes) -> None:
         """The whole reply at once, with any headers. Raises RuntimeError when it has already begun."""
+        self.answer_with(status, block(headers), body)
+
+    def answer_with(self, status: int, lines: bytes, body: bytes) -> None:
+        """`answer` with headers that are written already (`heads.block`)."""
         if self.gone or self.ended:
             return
-        head = self._opening(status, headers, len(body))
-        connection = self._connection
+        connection, request = self.connection, self.head
+        size = len(body)
+        if request.plain and self.keep and status == 200 and not (self.status or connection.last or self.extra):
+            self.status = 200  # by far the most, in one breath; all others the long way, to the same bytes
+            self.sent = size
+            length = b"\r\ncontent-length: %d\r\n\r\n" % size
+            pieces = (connection.openings[200], self.id.encode(), lines, length, body)
+            if size > _JOINED:
+                connection.writelines(pieces)
+            else:
+                connection.write(b"".join(pieces))
+            connection.replied(self)
+            return
+        head = self._opening(status, lines, size)
         if self._framing == _COUNTED:
             self._left = 0
-            self.sent = size = len(body)
-            if size > _JOINED:
-                connection.write(head)
-                connection.write(body)
-            else:
-                connection.write(head + body)
+            self.sent = size
+            connection.write(head)
+            connection.write(body)
         else:
             connection.write(head)
         connection.replied(self)
@@ -171,42 +184,40 @@ class Exchange:
         chunked (or until close for HTTP/1.0). Raises RuntimeError when the reply has already begun."""
         if self.gone or self.ended:
             return
-        head = self._opening(status, headers, length)
+        head = self._opening(status, block(headers), length)
         if self._left and self._framing == _COUNTED:
             self._head = head
         else:
-            self._connection.write(head)
+            self.connection.write(head)
 
-    def _opening(self, status: int, headers: list[Header], length: int | None) -> bytes:
+    def _opening(self, status: int, lines: bytes, length: int | None) -> bytes:
         """The reply's head. Decides how the body's end is told (RFC 9112 §6.3) and whether the connection lives on."""
         if self.status:
             raise RuntimeError("The reply has already begun.")
         self.status = status
         self._left = length or 0
-        connection = self._connection
-        head = connection.openings[status] + self.id.encode()
-        for name, value in headers:
-            head += b"\r\n" + name + b": " + value
-        for name, value in self.extra:
-            head += b"\r\n" + name + b": " + value
+        request, connection = self.head, self.connection
+        if self.extra:
+            lines += block(self.extra)
+        mute = status in _BODILESS or request.method == "HEAD"
         if length is not None:
-            self._framing = _MUTE if self.method == "HEAD" or status in _BODILESS else _COUNTED
+            self._framing = _MUTE if mute else _COUNTED
             if status != 204:
-                head += b"\r\ncontent-length: %d" % length
-        elif self.method == "HEAD" or status in _BODILESS:
+                lines += b"\r\ncontent-length: %d" % length
+        elif mute:
             self._framing = _MUTE
-        elif self.old:
+        elif request.old:
             self._framing = _UNTIL_CLOSE
             self.keep = False
         else:
             self._framing = _CHUNKED
-            head += b"\r\ntransfer-encoding: chunked"
+            lines += b"\r\ntransfer-encoding: chunked"
         if connection.last or not self.keep:
             self.keep = False
-            return head + b"\r\nconnection: close\r\n\r\n"
-        if self.old:
-            return head + b"\r\nconnection: keep-alive\r\n\r\n"
-        return head + b"\r\n\r\n"
+            lines += b"\r\nconnection: close"
+        elif request.old:
+            lines += b"\r\nconnection: keep-alive"
+        return b"%b%b%b\r\n\r\n" % (connection.openings[status], self.id.encode(), lines)
 
     def write(self, data: bytes) -> None:
         """More of the body. Raises RuntimeError before `start`, and for more than the length that was announced."""
@@ -217,12 +228,12 @@ class Exchange:
         framing = self._framing
         if framing == _CHUNKED:
             self.sent += len(data)
-            self._connection.write(b"%x\r\n%b\r\n" % (len(data), data))
+            self.connection.write(b"%x\r\n%b\r\n" % (len(data), data))
         elif framing == _COUNTED:
             self._write_counted(data)
         elif framing == _UNTIL_CLOSE:
             self.sent += len(data)
-            self._connection.write(data)
+            self.connection.write(data)
 
     def _write_counted(self, data: bytes) -> None:
         size = len(data)
@@ -234,10 +245,10 @@ class Exchange:
         if head:
             self._head = b""
             if size > _JOINED:
-                self._connection.write(head)
+                self.connection.write(head)
             else:
                 data = head + data
-        self._connection.write(data)
+        self.connection.write(data)
 
     def finish(self) -> None:
         """The reply is complete. One that is shorter than was announced is aborted."""
@@ -246,13 +257,16 @@ class Exchange:
         if not self.status:
             raise RuntimeError("The reply has not begun.")
         if self._framing == _CHUNKED:
-            self._connection.write(b"0\r\n\r\n")
+            self.connection.write(b"0\r\n\r\n")
         elif self._framing == _COUNTED and self._left:
             self.abort()
             return
-        self._connection.replied(self)
+        self.connection.replied(self)
 
     def abort(self) -> None:
         """Give the connection up, so that what the client has does not look complete; what was written still goes out."""
         if not self.gone and not self.ended:
-            self._connection.give_up(self, hard=self.status != 0 and self._framing == _UNTIL_CLOSE)
+            self.connection.give_up(self, hard=self.status != 0 and self._framing == _UNTIL_CLOSE)
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.id}: {self.head.method} {self.head.path}, {self.status}>"

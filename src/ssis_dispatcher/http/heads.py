@@ -61,6 +61,46 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+=@-]{1,128}")
 _FORWARDED_FOR = re.compile(r'(?:^|;)\s*for="?(\[[^\]]*\]|[^";,:\s]+)(?::[^";,]*)?"?', re.IGNORECASE)
 
 
+class Lines(list[Header]):
+    """Header lines in order, names in lower case. Lines that come again, with the same head, are the same object: so what was
+    made of them can be kept in ``note``."""
+
+    note: object = None
+
+
+class Head:
+    """What a request's head says, once it is found good. The same object comes with every request that has the same head:
+    what the application has made of it, it can keep in ``note``."""
+
+    __slots__ = ("headers", "id", "index", "keep", "method", "note", "old", "path", "peer", "plain", "query", "target")
+
+    def __init__(
+        self,
+        method: str,
+        target: bytes,
+        path: str,
+        query: bytes,
+        headers: Lines,
+        index: dict[bytes, bytes],
+        peer: str,
+        keep: bool = False,
+        old: bool = False,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.index = index
+        self.peer = peer
+        self.keep = keep
+        self.old = old
+        self.plain = method != "HEAD" and not old
+        """Its reply has a body, and need not say that the connection lives on."""
+        self.id: str | None = None
+        self.note: object = None
+
+
 def refusal(status: int, code: str, message: str, retry_after: float | None = None) -> DispatchError:
     """A refusal with a status that has no class of its own in `errors`."""
     return DispatchError.of(Problem(status, code, message, retry_after))
@@ -228,6 +268,11 @@ def for_upstream(headers: Iterable[Header], connection: bytes | None) -> list[He
         return [header for header in headers if goes_upstream[header[0]]]
     named = frozenset(token.strip().lower() for token in connection.split(b","))
     return [header for header in headers if goes_upstream[header[0]] and header[0] not in named]
+
+
+def block(headers: Iterable[Header]) -> bytes:
+    """Header lines as they are written behind another line, without the last line's end."""
+    return b"".join([b"\r\n" + name + b": " + value for name, value in headers])
 
 
 _WRITTEN_FOR_NEXT_HOP = _HOP_BY_HOP | {

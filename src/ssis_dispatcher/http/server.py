@@ -20,7 +20,8 @@ from typing import Protocol
 from ssis_dispatcher.errors import Problem
 from ssis_dispatcher.http.connection import Connection
 from ssis_dispatcher.http.exchange import Exchange, Handler
-from ssis_dispatcher.http.heads import Network, problem_reply, status_line
+from ssis_dispatcher.http.heads import Head, Network, problem_reply, status_line
+from ssis_dispatcher.http.known import Memory
 from ssis_dispatcher.http.limits import Limits
 
 __all__ = ["Application", "Exchange", "Handler", "Limits", "Server"]
@@ -80,11 +81,14 @@ class Server:
         self.now = self.time()
         """The loop's time at the last sweep: good enough for deadlines, and free."""
         self.openings = _Openings()
+        self.memory: Memory[Head] = Memory()
         self._connections: set[Connection] = set()
         self._addresses: dict[str, int] = {}
         self._accepted = 0
-        self._numbers = 0
-        self._prefix = secrets.token_hex(6)
+        self.prefix = secrets.token_hex(6)
+        """Of all request ids: nobody can guess it."""
+        self.numbers = 0
+        """Requests so far; the latest one's number ends its id."""
         self._listeners: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Future[None] | None = None
@@ -107,11 +111,6 @@ class Server:
         return Connection(self)
 
     # What connections ask for
-
-    def next_id(self) -> str:
-        """A request id: unguessable prefix of this process, and a number."""
-        self._numbers += 1
-        return f"{self._prefix}{self._numbers}"
 
     def trusts(self, address: str) -> bool:
         """Whether this is a proxy whose word about the client's address counts."""
@@ -196,7 +195,7 @@ class Server:
             "connections": len(self._connections),
             "connections_accepted": self._accepted,
             "inflight_bytes": self.inflight,
-            "requests": self._numbers,
+            "requests": self.numbers,
             **refused,
         }
 

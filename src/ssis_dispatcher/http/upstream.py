@@ -8,12 +8,14 @@ one read are passed on as one piece.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import httptools
+import msgspec
 
 from ssis_dispatcher.errors import UpstreamError, UpstreamTimeout
-from ssis_dispatcher.http.heads import Header, lower
+from ssis_dispatcher.http.heads import Lines, lower
+from ssis_dispatcher.http.known import Known
 
 if TYPE_CHECKING:
     from ssis_dispatcher.http.client import Pool, Upstream
@@ -39,10 +41,10 @@ class Receiver(Protocol):
     """Who gets the reply. Calls come in the order head, body…, then exactly one of end and failed; or there is the one call
     of `on_reply`, when all of it has come in one piece."""
 
-    def on_reply(self, status: int, headers: list[Header], body: bytes) -> None:
+    def on_reply(self, status: int, headers: Lines, body: bytes) -> None:
         """The same as head, body and end: the usual case where a reply is small. The reply to HEAD never comes this way."""
 
-    def on_head(self, status: int, headers: list[Header], length: int | None) -> None:
+    def on_head(self, status: int, headers: Lines, length: int | None) -> None:
         """Names are lower-case, hop-by-hop and framing headers are left out. ``length`` is that of the body, None when
         it is chunked or ends with the connection."""
 
@@ -56,36 +58,29 @@ class Receiver(Protocol):
         """Refused, broken, garbled, too late. Nothing follows."""
 
 
-class Call:
+class ReplyHead(NamedTuple):
+    """What a reply's head says that may come again. ``keep``: the connection can be used again."""
+
+    status: int
+    headers: Lines
+    keep: bool
+
+
+class Call(msgspec.Struct, eq=False):
     """One request under way."""
 
-    __slots__ = (
-        "body",
-        "connection",
-        "first_byte_timeout",
-        "head",
-        "is_head",
-        "paused",
-        "receiver",
-        "retried",
-        "timer",
-        "upstream",
-        "waited",
-    )
-
-    waited: float
-    """Seconds spent waiting for a connection; set when the wait begins."""
-
-    def __init__(self, upstream: Upstream, receiver: Receiver, head: bytes, body: bytes, is_head: bool) -> None:
-        self.upstream = upstream
-        self.receiver: Receiver | None = receiver
-        self.head = head
-        self.body = body
-        self.is_head = is_head
-        self.connection: UpstreamConnection | None = None
-        self.first_byte_timeout: float | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.retried = self.paused = False
+    upstream: Upstream
+    receiver: Receiver | None
+    head: bytes
+    body: bytes
+    is_head: bool
+    connection: UpstreamConnection | None = None
+    first_byte_timeout: float | None = None
+    timer: asyncio.TimerHandle | None = None
+    retried: bool = False
+    paused: bool = False
+    waited: float = 0.0
+    """Seconds spent waiting for a connection."""
 
     def cancel(self) -> None:
         """Close the upstream connection, which stops the generation; nothing is called after this."""
@@ -119,6 +114,9 @@ class Call:
             self.upstream.count(error)
             receiver.on_failed(error)
 
+    def __repr__(self) -> str:
+        return f"<Call to {self.upstream.address}>"
+
 
 class UpstreamConnection(asyncio.Protocol):
     """One connection; serves one call at a time."""
@@ -131,6 +129,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_headers",
         "_informational",
         "_keep",
+        "_known",
         "_length",
         "_parser",
         "_parts",
@@ -154,6 +153,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._quiet = 0.0  # seconds without a byte
         self._streamed = False  # a chunked reply has ended, less than a tick ago
         self._parts: list[bytes] = []
+        self._stage = _SILENT
+        self._pending = 0  # bytes since the parser last got anywhere
+        self._expect()
+        self._known: Known[ReplyHead] | None = None  # the head of the reply before, which may come again
 
     # The pool's side
 
@@ -167,10 +170,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Send the request. Nothing is reported before the loop's next turn."""
         self._call = call
         call.connection = self
-        self._headers: list[Header] = []
-        self._length: int | None = None
-        self._chunked = self._told = False
-        self._stage = self._informational = self._pending = 0
+        self._stage = _SILENT
         self._quiet = 0.0
         if len(call.body) < _JOINED:
             self._transport.write(call.head + call.body)
@@ -228,7 +228,19 @@ class UpstreamConnection(asyncio.Protocol):
             self._upstream.idle.pop(self, None)
             self._transport.abort()
             return
-        if self._stage == _SILENT:
+        silent = self._stage == _SILENT
+        if silent:
+            known = self._known
+            if known is not None and not call.is_head:
+                at = known.body_at(data)
+                if at:
+                    self._streamed = False
+                    status, headers, keep = known.head
+                    receiver = self._free(call, keep)
+                    if receiver is not None:
+                        receiver.on_reply(status, headers, data[at:])
+                    return
+            self._expect()
             self._stage = _SPOKEN
         self._quiet = 0.0
         self._fed = len(data)
@@ -243,6 +255,8 @@ class UpstreamConnection(asyncio.Protocol):
                     self._fail(_reason(error))
                 return
         if self._stage == _DONE and not self._told and not call.is_head:
+            if silent and self._length is not None:
+                self._remember(data, self._length)
             self._finish(call)
             return
         self._pending = 0 if self._progress else self._pending + self._fed
@@ -250,6 +264,32 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail(_head_too_large())
         else:
             self._deliver(call)
+
+    def _remember(self, data: bytes, length: int) -> None:
+        """The head of a whole reply that came in one piece."""
+        if self._status not in _BODILESS and not self._informational:
+            head = ReplyHead(self._status, self._headers, self._keep)
+            self._known = self._pool.memory.keep(data, length, head, None)
+
+    def _expect(self) -> None:
+        """Forget the reply before: the parser begins with the next one."""
+        self._headers = Lines()
+        self._length: int | None = None
+        self._chunked = self._told = False
+        self._informational = self._pending = 0
+
+    def _free(self, call: Call, keep: bool) -> Receiver | None:
+        """The reply is complete: free the connection, so that what the receiver sends next can use it."""
+        receiver = call.receiver
+        call.receiver = call.connection = self._call = None
+        self._fresh = False
+        if not keep or self._transport.get_write_buffer_size():  # the server did not want all of the request
+            self._transport.abort()
+        else:
+            if call.paused:
+                self._transport.resume_reading()
+            self._upstream.release(self)
+        return receiver
 
     def _deliver(self, call: Call) -> None:
         """Tell the receiver what has been collected. It may cancel at any point."""
@@ -268,26 +308,16 @@ class UpstreamConnection(asyncio.Protocol):
             self._finish(call)
 
     def _finish(self, call: Call) -> None:
-        """The reply is complete: free the connection first, so that what the receiver sends next can use it."""
-        receiver, call.receiver = call.receiver, None
-        call.connection = self._call = None
-        told, headers, parts = self._told, self._headers, self._parts
-        status = self._status
-        self._fresh = False
+        """The reply is complete."""
+        told, status, headers, parts = self._told, self._status, self._headers, self._parts
+        self._parts = []
         self._streamed = self._chunked
-        unread = self._transport.get_write_buffer_size()  # the server did not want all of the request
-        if not self._keep or unread or (self._chunked and self._upstream.hangs_up):
-            self._transport.abort()
-        else:
-            if call.paused:
-                self._transport.resume_reading()
-            self._upstream.release(self)
+        receiver = self._free(call, self._keep and not (self._chunked and self._upstream.hangs_up))
         if receiver is None:
             return
         if told:
             receiver.on_end()
         else:
-            self._parts = []
             receiver.on_reply(status, headers, parts[0] if len(parts) == 1 else b"".join(parts))
 
     def eof_received(self) -> None:
@@ -301,7 +331,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._upstream.hangs_up = True
         if call is not None and call.receiver is not None:
             self._left_early(call, exc)
-        self._headers, self._parts = [], []
+        self._headers, self._parts, self._known = Lines(), [], None
         del self._parser  # holds us, as we hold it
 
     def _left_early(self, call: Call, exc: BaseException | None) -> None:
@@ -374,7 +404,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._informational += 1
         if status in (0, 101) or self._informational > self._pool.limits.max_informational:
             raise _garbled("it sent too many or unasked-for 1xx replies")
-        self._headers = []
+        self._headers = Lines()
         self._length = None
         self._chunked = False
 

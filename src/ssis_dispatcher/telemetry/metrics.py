@@ -1,8 +1,9 @@
-"""What is counted: plain integers, added to on the path of every request, read only when somebody scrapes.
+"""What is counted: plain integers, added to by every request, read only when somebody scrapes.
 
 The gateway and the dispatcher call `Metrics`; `ssis_dispatcher.telemetry.exposition` reads it. A metrics library's
 objects would cost several times the whole of `Metrics.finished` for each request, in locks that one thread does not
-need.
+need. Finished requests are put down as they come and counted a few dozen at a time, which is cheaper still; whoever reads
+finds all of them counted.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ SECONDS = (
 )
 """Bounds for what callers wait for: from a relayed answer to the cold start of a large model."""
 LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+_BATCH = 32
+"""Finished requests that are counted together: few enough that nobody waits for it."""
+
+_Row = tuple[str, str, int, str, float, float | None, float | None, int]
 
 _CLASSES = (OTHER, "1xx", "2xx", "3xx", "4xx", "5xx")
 
@@ -95,15 +101,16 @@ class Metrics:
     """
 
     def __init__(self, model_labels: int = 100) -> None:
-        self.requests: dict[tuple[str, str, str], int] = {}
-        self.models: dict[str, list[int]] = {OTHER: [0] * len(_CLASSES)}
-        self.timings: dict[str, Timings] = {}
-        self.sent_bytes = 0
         self.upstream_errors: dict[str, int] = {}
         self.server_starts = Histogram()
         self.loop_lag = Histogram(LAG_SECONDS)
         self.readings: list[Reading] = []
+        self._requests: dict[tuple[str, str, str], int] = {}
+        self._models: dict[str, list[int]] = {OTHER: [0] * len(_CLASSES)}
+        self._timings: dict[str, Timings] = {}
+        self._sent_bytes = 0
         self._model_labels = model_labels
+        self._uncounted: list[_Row] = []
 
     def finished(
         self,
@@ -120,22 +127,44 @@ class Metrics:
         ``gone`` …), ``model`` is the id as asked for; ``duration``, ``held`` (until it had a seat, None when it never
         got one) and ``ttfb`` (until the reply's first byte) are seconds, ``sent`` body bytes.
         """
-        group = status // 100 if 100 <= status < 600 else 0
-        key = (dialect, _CLASSES[group], outcome)
-        self.requests[key] = self.requests.get(key, 0) + 1
-        row = self.models.get(model)
-        if row is None:
-            row = self._row(model, group)
-        row[group] += 1
-        timings = self.timings.get(dialect)
-        if timings is None:
-            timings = self.timings[dialect] = Timings()
-        timings.duration.observe(duration)
-        if held is not None:
-            timings.held.observe(held)
-        if ttfb is not None:
-            timings.first_byte.observe(ttfb)
-        self.sent_bytes += sent
+        rows = self._uncounted
+        rows.append((dialect, model, status, outcome, duration, held, ttfb, sent))
+        if len(rows) >= _BATCH:
+            self._count()
+
+    def _count(self) -> None:
+        rows, self._uncounted = self._uncounted, []
+        for dialect, model, status, outcome, duration, held, ttfb, sent in rows:
+            group = status // 100 if 100 <= status < 600 else 0
+            key = (dialect, _CLASSES[group], outcome)
+            self._requests[key] = self._requests.get(key, 0) + 1
+            (self._models.get(model) or self._row(model, group))[group] += 1
+            timings = self._timings.get(dialect)
+            if timings is None:
+                timings = self._timings[dialect] = Timings()
+            for histogram, value in ((timings.duration, duration), (timings.held, held), (timings.first_byte, ttfb)):
+                if value is not None:
+                    histogram.counts[bisect_left(SECONDS, value)] += 1
+                    histogram.sum += value
+            self._sent_bytes += sent
+
+    @property
+    def requests(self) -> dict[tuple[str, str, str], int]:
+        """Requests by dialect, status class and outcome."""
+        self._count()
+        return self._requests
+
+    @property
+    def timings(self) -> dict[str, Timings]:
+        """By dialect."""
+        self._count()
+        return self._timings
+
+    @property
+    def sent_bytes(self) -> int:
+        """Body bytes of all replies."""
+        self._count()
+        return self._sent_bytes
 
     def upstream_error(self, kind: str) -> None:
         """An inference server broke its word; ``kind`` is a word of ours (``refused``, ``reset``, ``timeout`` …)."""
@@ -151,15 +180,16 @@ class Metrics:
 
     def per_model(self) -> list[tuple[str, str, int]]:
         """``(model, status class, requests)`` of everything counted."""
+        self._count()
         return [
             (model, _CLASSES[group], count)
-            for model, row in self.models.items()
+            for model, row in self._models.items()
             for group, count in enumerate(row)
             if count
         ]
 
     def _row(self, model: str, group: int) -> list[int]:
-        if group != 2 or len(self.models) > self._model_labels:
-            return self.models[OTHER]
-        row = self.models[model] = [0] * len(_CLASSES)
+        if group != 2 or len(self._models) > self._model_labels:
+            return self._models[OTHER]
+        row = self._models[model] = [0] * len(_CLASSES)
         return row

@@ -10,17 +10,31 @@ import asyncio
 import socket
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ssis_dispatcher.assembly.choices import FALLBACK_ENGINE, Choices, choices
+from ssis_dispatcher.assembly.cluster import served
 from ssis_dispatcher.assembly.doctor import places
 from ssis_dispatcher.assembly.doctor.check import Check
-
-if TYPE_CHECKING:
-    from ssis_dispatcher.assembly.choices import Choices
-    from ssis_dispatcher.assembly.doctor.sight import Sight
-    from ssis_dispatcher.core.slices import Pool
-    from ssis_dispatcher.kube.api import ApiError
-    from ssis_dispatcher.settings import Settings
+from ssis_dispatcher.assembly.doctor.sight import KEYS, Sight, look, service_of
+from ssis_dispatcher.assembly.passage import in_words, is_ready
+from ssis_dispatcher.core.slices import Pool, SliceKind
+from ssis_dispatcher.files import BadFile
+from ssis_dispatcher.kube.api import ApiError, Kube
+from ssis_dispatcher.kube.credentials import NoCluster
+from ssis_dispatcher.launchers.knative.capacity import inventory
+from ssis_dispatcher.launchers.knative.features import (
+    NEWEST,
+    NODE_SELECTOR,
+    TOLERATIONS,
+    is_nebuly,
+    mps_needs,
+    needs,
+    patch,
+)
+from ssis_dispatcher.launchers.knative.nodes import Node
+from ssis_dispatcher.launchers.knative.options import KnativeOptions, VolumeKind
+from ssis_dispatcher.settings import Settings
 
 OLDEST_KUBERNETES = (1, 28)
 """What the oldest Knative that this program knows starts on."""
@@ -46,10 +60,6 @@ def doctor(settings: Settings) -> list[Check]:
 
 
 async def _doctor(settings: Settings) -> list[Check]:
-    from ssis_dispatcher.assembly.doctor.sight import look
-    from ssis_dispatcher.kube.api import ApiError, Kube
-    from ssis_dispatcher.kube.credentials import NoCluster
-
     try:
         kube = Kube.find(settings.kube_context)
     except NoCluster as error:
@@ -71,7 +81,7 @@ async def _doctor(settings: Settings) -> list[Check]:
 
 def judged(sight: Sight, gateway: str | None) -> list[Check]:
     """The lines about everything that was seen; ``gateway`` is what `reached` said of it."""
-    looks: tuple[tuple[str, Callable[[], Iterable[Check]]], ...] = (
+    lines: tuple[tuple[str, Callable[[], Iterable[Check]]], ...] = (
         ("kubernetes", lambda: [kubernetes(sight)]),
         ("knative", lambda: [knative(sight)]),
         ("ingress class", lambda: [ingress_class(sight)]),
@@ -85,7 +95,7 @@ def judged(sight: Sight, gateway: str | None) -> list[Check]:
         ("dispatcher", lambda: dispatcher(sight)),
         ("keys", lambda: [keys(sight)]),
     )
-    return [check for name, look in looks for check in _examined(name, look)]
+    return [check for name, line in lines for check in _examined(name, line)]
 
 
 def _examined(name: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
@@ -96,8 +106,6 @@ def _examined(name: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
 
 
 def _unseen(name: str, error: ApiError) -> Check:
-    from ssis_dispatcher.assembly.passage import in_words
-
     return Check(name, None, f"cannot be told: {in_words(error)}")
 
 
@@ -105,8 +113,6 @@ def _unseen(name: str, error: ApiError) -> Check:
 
 
 def kubernetes(sight: Sight) -> Check:
-    from ssis_dispatcher.kube.api import ApiError
-
     if isinstance(sight.version, ApiError):
         return _unseen("kubernetes", sight.version)
     detail = f"{sight.version} at {sight.server}"
@@ -119,9 +125,6 @@ def kubernetes(sight: Sight) -> Check:
 
 def knative(sight: Sight) -> Check:
     """Whether it is there, and of which version."""
-    from ssis_dispatcher.kube.api import ApiError
-    from ssis_dispatcher.launchers.knative.features import NEWEST
-
     if isinstance(sight.services, ApiError):
         if sight.services.missing:
             return Check("knative", False, "the cluster knows no services.serving.knative.dev", _SETUP)
@@ -139,9 +142,6 @@ def knative(sight: Sight) -> Check:
 
 
 def ingress_class(sight: Sight) -> Check:
-    from ssis_dispatcher.kube.api import ApiError
-    from ssis_dispatcher.settings import Settings
-
     config = sight.knative.get("config-network", {})
     if isinstance(config, ApiError):
         return _unseen("ingress class", config)
@@ -163,9 +163,6 @@ def ingress_class(sight: Sight) -> Check:
 
 def gateways(sight: Sight, reached: str | None) -> Iterator[Check]:
     """The Service that servers are called at, and whether its name means anything here."""
-    from ssis_dispatcher.assembly.doctor.sight import service_of
-    from ssis_dispatcher.kube.api import ApiError
-
     address = sight.settings.gateway
     if address == "pods":
         yield Check("gateway", True, "none is used: servers are called at their pods")
@@ -234,8 +231,6 @@ def hub(sight: Sight, trouble: str) -> Check:
 
 
 def namespace(sight: Sight) -> Check:
-    from ssis_dispatcher.kube.api import ApiError
-
     name, found = sight.settings.namespace, sight.namespace
     if isinstance(found, ApiError):
         if found.missing:
@@ -250,9 +245,6 @@ def namespace(sight: Sight) -> Check:
 
 def pod_security(sight: Sight) -> Iterator[Check]:
     """Whether the namespace admits the pods that servers need."""
-    from ssis_dispatcher.kube.api import ApiError
-    from ssis_dispatcher.launchers.knative.options import VolumeKind
-
     found, name = sight.namespace, sight.settings.namespace
     if isinstance(found, ApiError):
         if not found.missing:
@@ -281,9 +273,6 @@ def pod_security(sight: Sight) -> Iterator[Check]:
 
 def configuration(sight: Sight) -> Check:
     """The ConfigMap with the operator's choices, and the settings beneath it."""
-    from ssis_dispatcher.files import BadFile
-    from ssis_dispatcher.kube.api import ApiError
-
     name, place = sight.settings.dispatcher_config, sight.settings.namespace
     if sight.complaint:
         return Check(
@@ -314,18 +303,11 @@ def _edited(sight: Sight) -> dict[str, str] | None:
 
 def _choices(sight: Sight, edited: dict[str, str] | None) -> Choices:
     """Raises `BadFile`."""
-    from ssis_dispatcher.assembly.choices import choices
-    from ssis_dispatcher.assembly.cluster import served
-
     return choices(sight.settings, edited, served(sight.settings))
 
 
 def _chosen(sight: Sight) -> Choices:
     """The choices that count: without the ConfigMap where that is wrong, and none at all where the settings are."""
-    from ssis_dispatcher.assembly.choices import FALLBACK_ENGINE, Choices
-    from ssis_dispatcher.files import BadFile
-    from ssis_dispatcher.launchers.knative.options import KnativeOptions
-
     for edited in (_edited(sight), None):
         try:
             return _choices(sight, edited)
@@ -336,9 +318,6 @@ def _chosen(sight: Sight) -> Choices:
 
 def flags(sight: Sight) -> Iterator[Check]:
     """Knative's flags that the choices need, and those that the slices do."""
-    from ssis_dispatcher.kube.api import ApiError
-    from ssis_dispatcher.launchers.knative.features import NODE_SELECTOR, mps_needs, needs, patch
-
     config = sight.knative.get("config-features", {})
     if isinstance(config, ApiError):
         yield _unseen("flags", config)
@@ -370,10 +349,6 @@ def flags(sight: Sight) -> Iterator[Check]:
 
 def _pools(sight: Sight) -> list[Pool]:
     """Every slice of every node as the node itself means it, whatever may be used of them."""
-    from ssis_dispatcher.core.slices import Pool
-    from ssis_dispatcher.kube.api import ApiError
-    from ssis_dispatcher.launchers.knative.nodes import Node
-
     if isinstance(sight.nodes, ApiError):
         return []
     nodes = map(Node.of, sight.nodes)
@@ -381,16 +356,11 @@ def _pools(sight: Sight) -> list[Pool]:
 
 
 def _is_nebuly(pool: Pool) -> bool:
-    from ssis_dispatcher.launchers.knative.features import is_nebuly
-
     return is_nebuly(pool.slice)
 
 
 def slices(sight: Sight) -> Iterator[Check]:
     """What there is and what of it is free, and the nodes whose slices cannot be used."""
-    from ssis_dispatcher.kube.api import ApiError
-    from ssis_dispatcher.launchers.knative.capacity import inventory
-
     for answer in (sight.nodes, sight.pods):
         if isinstance(answer, ApiError):
             yield _unseen("slices", answer)
@@ -427,8 +397,6 @@ def _listed(pools: Iterable[Pool]) -> str:
 
 def _single(sight: Sight) -> Iterator[Check]:
     """Nodes of MIG strategy ``single``, where the name of a whole GPU means a slice."""
-    from ssis_dispatcher.core.slices import SliceKind
-
     found = [pool for pool in _pools(sight) if pool.slice.kind is SliceKind.MIG and "mig-" not in pool.slice.name]
     if found:
         names = ", ".join(sorted({f"{pool.node} ({pool.slice.memory_mib} MiB)" for pool in found})[:SHOWN])
@@ -437,10 +405,6 @@ def _single(sight: Sight) -> Iterator[Check]:
 
 def _nodes(sight: Sight) -> Iterator[Check]:
     """Nodes that have slices and take nothing."""
-    from ssis_dispatcher.kube.api import ApiError
-    from ssis_dispatcher.launchers.knative.features import TOLERATIONS
-    from ssis_dispatcher.launchers.knative.nodes import Node
-
     if isinstance(sight.nodes, ApiError):
         return
     options = _chosen(sight).options
@@ -468,8 +432,6 @@ def _nodes(sight: Sight) -> Iterator[Check]:
 
 
 def rights(sight: Sight) -> Check:
-    from ssis_dispatcher.kube.api import ApiError
-
     who = f"ServiceAccount {sight.account}" if sight.account else "this pod" if sight.inside else "you"
     if isinstance(sight.missing, ApiError):
         return _unseen("rights", sight.missing)
@@ -482,9 +444,6 @@ def rights(sight: Sight) -> Check:
 
 def dispatcher(sight: Sight) -> Iterator[Check]:
     """Whether it is deployed and ready, and who leads."""
-    from ssis_dispatcher.assembly.passage import is_ready
-    from ssis_dispatcher.kube.api import ApiError
-
     place, deployed = sight.settings.namespace, sight.deployed
     if deployed is None:
         for answer in (sight.services, sight.deployment):
@@ -512,8 +471,6 @@ def dispatcher(sight: Sight) -> Iterator[Check]:
 
 def leader(sight: Sight, serves: bool) -> Check:
     """Who decides, by the Lease. How old that is cannot be told from here: clocks differ."""
-    from ssis_dispatcher.kube.api import ApiError
-
     if isinstance(sight.lease, ApiError):
         if not sight.lease.missing:
             return _unseen("leader", sight.lease)
@@ -529,9 +486,6 @@ def leader(sight: Sight, serves: bool) -> Check:
 
 
 def keys(sight: Sight) -> Check:
-    from ssis_dispatcher.assembly.doctor.sight import KEYS
-    from ssis_dispatcher.kube.api import ApiError
-
     if isinstance(sight.has_keys, ApiError):
         return _unseen("keys", sight.has_keys)
     if sight.has_keys:

@@ -95,7 +95,8 @@ class Dialect(Protocol):
     """The routes it serves, as (method, path). The method ``*`` is any; a path that ends in ``/*`` is everything below."""
 
     def read(self, method: str, path: str, query: bytes, headers: Headers, body: bytes) -> InferenceRequest:
-        """What the request asks for. Raises `InvalidRequest` and other `CallerError`s."""
+        """What the request asks for. ``headers`` are those that begin with ``x-ssis-``. Raises `InvalidRequest` and other
+        `CallerError`s."""
 
     def adapt(self, request: InferenceRequest, engine: Engine, served_as: str) -> Upstream:
         """The request for this engine, whose OpenAI routes know the model as ``served_as``. Raises `Unprocessable` with

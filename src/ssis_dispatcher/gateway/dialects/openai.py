@@ -42,8 +42,8 @@ class _Routing(msgspec.Struct, gc=False):
     """All that is read of a body."""
 
     model: str
-    stream: bool | None = None
-    ssis: _Extra | None = None
+    stream: bool | msgspec.UnsetType | None = msgspec.UNSET
+    ssis: _Extra | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _routing = msgspec.json.Decoder(_Routing).decode
@@ -69,12 +69,12 @@ class OpenAI:
         fields = decoded(_routing, body)
         _once.check(body)
         wish = plain_wish(fields.model, "model")
-        secret = hub_token(headers)
-        if fields.ssis is not None or secret is not None:
-            wish = _extended(wish, fields.ssis or _Extra(), secret)
+        extra, secret = fields.ssis, hub_token(headers)
+        if extra or secret is not None:
+            wish = _extended(wish, extra or _Extra(), secret)
         if path == "/v1/embeddings":
             wish = msgspec.structs.replace(wish, embeds=True)
-        if b'"ssis"' in body or wish.id != fields.model:
+        if extra is not msgspec.UNSET or wish.id != fields.model:
             body = _rewritten(body, wish.id)
         return InferenceRequest("openai", path, wish, fields.stream is True, body, method, query)
 

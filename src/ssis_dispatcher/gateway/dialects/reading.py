@@ -50,7 +50,7 @@ def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
     value = part(decode, body, "")
     if len(body) > LONGEST_NUMBER and _long_digits(body):
         part(_anything, body, "")
-    if b"\\u0000" in body and _NUL.search(body):
+    if b"\\" in body and b"\\u0000" in body and _NUL.search(body):
         raise InvalidRequest("The body holds a NUL character (\\u0000), which no engine takes.", code="invalid_json")
     return value
 

@@ -83,8 +83,11 @@ _POD_GRACE = 3.0
 """Seconds that a pod may take to end. What we stop is idle, and Knative's own way (30 s of quiet) would keep the slice."""
 
 _CASCADE = 2.0
-"""Seconds in which Kubernetes reaches the pods of a service that was deleted. Before it has, a pod that is deleted by hand
-would only be replaced."""
+"""Seconds in which Kubernetes reaches the pods of a service that was deleted, with the grace of its time-out."""
+
+_MOST_HURRIED = 6
+"""Pods of one service that are deleted by hand before Kubernetes reaches them: each of the first is replaced at once, until
+what replaces it is gone, too."""
 
 _UNSCHEDULABLE_FOR = 10.0
 """Seconds for which the scheduler may find no place for a server whose slice was free. Then somebody else has taken it."""
@@ -560,7 +563,11 @@ class KnativeLauncher:
         return str(found["metadata"]["uid"]) if names.owned(found) else ""
 
     async def _see_off(self, server: _Server, grace: float) -> None:
-        """Wait until no pod of it is left. Raises `ApiError`."""
+        """Wait until no pod of it is left. Raises `ApiError`.
+
+        A pod can be hurried only before Kubernetes has begun to end it: from then on the kubelet waits for Knative's drain
+        (30 s), however short a grace it is told. So they are deleted by hand at once, replacements included.
+        """
         clock = asyncio.get_running_loop().time
         begun = clock()
         hurried: set[str] = set()
@@ -571,8 +578,8 @@ class KnativeLauncher:
                 return
             for pod in left:
                 metadata = pod["metadata"]
-                cascaded = metadata.get("deletionTimestamp") or clock() - begun >= _CASCADE
-                if cascaded and metadata["uid"] not in hurried:
+                due = clock() - begun >= _CASCADE or len(hurried) < _MOST_HURRIED
+                if due and metadata["uid"] not in hurried:
                     hurried.add(metadata["uid"])
                     await self._kube.delete(
                         PODS,
