@@ -16,6 +16,7 @@ from tests.kube.kinds import CONFIGMAPS, EVENTS, PODS, SERVICES
 
 from ssis_dispatcher.assembly import running
 from ssis_dispatcher.assembly.program import Program
+from ssis_dispatcher.models.threads import Threads
 from ssis_dispatcher.settings import Settings
 
 pytestmark = pytest.mark.looptime
@@ -134,6 +135,16 @@ async def until(fact: Callable[[], object], within: float = 60.0) -> float:
         while not fact():  # noqa: ASYNC110 - facts of a program that is not to know of tests
             await asyncio.sleep(0.05)
     return loop.time() - began
+
+
+@pytest.fixture(autouse=True)
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Virtual time does not wait for threads: what they would do (nothing but looking at names, here) is done at once."""
+
+    async def run(self: Threads, call: Callable[[], Any], unwanted: Any = None) -> Any:
+        return call()
+
+    monkeypatch.setattr(Threads, "run", run)
 
 
 @pytest.fixture

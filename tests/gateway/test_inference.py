@@ -246,3 +246,29 @@ async def test_a_hub_that_breaks_leaves_no_caller_without_an_answer(house: House
     assert (reply.status_code, reply.json()["error"]["code"]) == (500, "internal_error")
     assert "a bug" not in reply.text
     await house.at_rest()
+
+
+async def test_an_answer_that_takes_too_long_ends_in_an_error(build: Build) -> None:
+    async with build(request_timeout=0.3) as house:
+        house.upstream.manner = "hang"
+        reply = await house.chat()
+        assert (reply.status_code, reply.json()["error"]["code"]) == (504, "request_timeout")
+        await house.upstream.left.wait()
+        await house.at_rest()
+
+
+async def test_a_stream_that_takes_too_long_ends_in_an_error_event_and_not_properly(build: Build) -> None:
+    async with build(request_timeout=0.3) as house:
+        house.upstream.manner = "stream"
+        text = ""
+        async with house.client.stream(
+            "POST", "/v1/chat/completions", json={"model": "mine", "messages": [], "stream": True}
+        ) as reply:
+            pieces = reply.aiter_text()
+            with contextlib.suppress(httpx2.RemoteProtocolError):
+                while piece := await anext(pieces, ""):
+                    text += piece
+                pytest.fail("it ended properly")
+        assert "request_timeout" in text
+        await house.upstream.left.wait()
+        await house.at_rest()

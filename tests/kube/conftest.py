@@ -5,21 +5,17 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
-import json
 import os
 import ssl
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 import yaml
+from tests.kube.asking import Json, Server
 from tests.kube.fake import FakeCluster
-
-Json = dict[str, Any]
 
 URL = "KUBE_CONTRACT_URL"
 """The address of a ``kubectl proxy``, for instance."""
@@ -29,53 +25,6 @@ IMAGE = "KUBE_CONTRACT_IMAGE"
 """An image of a server that the real cluster's nodes have, and that answers on $PORT."""
 
 NUMBERS = itertools.count()
-
-
-@dataclass
-class Server:
-    """An API server, and a namespace of the test's own on it."""
-
-    http: httpx2.AsyncClient
-    namespace: str
-    image: str
-    fake: FakeCluster | None
-
-    def path(self, plural: str, name: str = "", *, group: str = "", everywhere: bool = False) -> str:
-        """Where a resource is: ``group`` is empty for the core, or ``GROUP/VERSION``."""
-        base = f"/apis/{group}" if group else "/api/v1"
-        place = "" if everywhere else f"/namespaces/{self.namespace}"
-        return f"{base}{place}/{plural}" + (f"/{name}" if name else "")
-
-    async def make(self, name: str, *, labels: Json | None = None, data: Json | None = None, **more: Any) -> Json:
-        """A ConfigMap, which every cluster takes and nobody else looks at."""
-        reply = await self.http.post(self.path("configmaps"), json=configmap(name, labels=labels, data=data, **more))
-        assert reply.status_code == 201, reply.text
-        made: Json = reply.json()
-        return made
-
-    async def version(self, plural: str = "configmaps") -> str:
-        """The version of the collection as it is now."""
-        reply = await self.http.get(self.path(plural))
-        version: str = reply.json()["metadata"]["resourceVersion"]
-        return version
-
-    async def watch(self, path: str, *, enough: int, **query: str) -> list[Json]:
-        """The first ``enough`` events of a watch, fewer if it ends before."""
-        events: list[Json] = []
-        query = {"watch": "true", "timeoutSeconds": "5"} | query
-        async with self.http.stream("GET", path, params=query) as reply:
-            assert reply.status_code == 200, await reply.aread()
-            if enough:
-                async for line in reply.aiter_lines():
-                    events.append(json.loads(line))
-                    if len(events) == enough:
-                        break
-        return events
-
-
-def configmap(name: str, *, labels: Json | None = None, data: Json | None = None, **more: Any) -> Json:
-    metadata = {"name": name} | ({"labels": labels} if labels else {}) | more
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data or {"x": "1"}}
 
 
 @pytest.fixture(params=["fake", "real"] if URL in os.environ or CONFIG in os.environ else ["fake"])

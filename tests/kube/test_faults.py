@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
-from tests.kube.conftest import Json, configmap
+from tests.kube.asking import Json, configmap
 from tests.kube.fake import FakeCluster
 from tests.kube.faults import Fault
 from tests.kube.kinds import CONFIGMAPS

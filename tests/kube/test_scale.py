@@ -7,7 +7,7 @@ import time
 
 import httpx2
 import pytest
-from tests.kube.conftest import configmap
+from tests.kube.asking import configmap
 from tests.kube.fake import FakeCluster
 from tests.kube.kinds import CONFIGMAPS, PODS
 from tests.kube.test_world import is_ready, launch

@@ -176,7 +176,7 @@ def test_wrong_values_say_the_value_the_place_and_what_is_expected(tmp_path: Pat
     ) == (
         '--max-body "big": expected a size such as 65536, 512KiB, 4MiB or 1.5GB, 1KiB to 1GiB',
         'SSIS_HEARTBEAT="2h": expected a duration such as 90, 1.5s, 2m30s or 1h, 0.1s to 1m',
-        'SSIS_PLATFORM="moon": expected one of auto, process, fake',
+        'SSIS_PLATFORM="moon": expected one of auto, process, knative, fake',
         f"port = 80.5 in {file}: expected a whole number, 0 to 65535",
         f"host = 7 in {file}: expected text",
         f"keep_alive = [1] in {file}: expected a duration such as 90, 1.5s, 2m30s or 1h",

@@ -10,7 +10,7 @@ from ssis_dispatcher import __version__
 from ssis_dispatcher.core.messages import Model
 from ssis_dispatcher.dispatcher import Dispatcher
 from ssis_dispatcher.engines.base import Engine
-from ssis_dispatcher.errors import DispatchError, Problem
+from ssis_dispatcher.errors import DispatchError, Problem, UpstreamTimeout
 from ssis_dispatcher.gateway.dialects.base import Dialect, Wish
 from ssis_dispatcher.gateway.dialects.problems import PROBLEM_JSON, problem_json
 from ssis_dispatcher.gateway.dialects.tgi import info
@@ -76,6 +76,7 @@ class Gateway:
         self.metrics = parts.metrics
         self._held: dict[Inference, float] = {}
         self._tick: asyncio.TimerHandle | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.time = self._loop.time
         self._operations = AsgiBridge(_with_key(parts.operations))
@@ -85,8 +86,9 @@ class Gateway:
 
     async def close(self) -> None:
         """End what the operations application still does."""
-        if self._tick is not None:
-            self._tick.cancel()
+        for timer in (self._tick, self._sweeper):
+            if timer is not None:
+                timer.cancel()
         await self._operations.close()
 
     def admit(self, exchange: Exchange) -> Handler:
@@ -169,6 +171,8 @@ class Gateway:
         """Ask the dispatcher for a seat."""
         id, key = inference.exchange.id, inference.admitted.key
         self.requests[id] = inference
+        if self._patience is not None and self._sweeper is None:
+            self._sweeper = self._loop.call_later(min(_TICK, self._patience), self._sweep, self._patience)
         self.dispatcher.enter(inference, model, key.name, size, id, self._patience, key.fleet_limits)
 
     def info(self, model: Model) -> bytes:
@@ -189,6 +193,22 @@ class Gateway:
                 inference.relay.cut(DispatchError.of(problem))
         if self._following is not None:
             self._following.cut_off(problem)
+
+    def _sweep(self, patience: float) -> None:
+        """End the replies of requests that have lived as long as they may (who still waits is told by the fleet). Requests are
+        in the order in which they came."""
+        oldest = self.time() - patience
+        overdue = []
+        for inference in self.requests.values():
+            if inference.exchange.started > oldest:
+                break
+            overdue.append(inference)
+        for inference in overdue:
+            if inference.relay is not None:
+                inference.relay.cut(
+                    UpstreamTimeout(f"The answer was not complete after {patience:g} s.", code="request_timeout")
+                )
+        self._sweeper = self._loop.call_later(min(_TICK, patience), self._sweep, patience) if self.requests else None
 
     # Held requests: one timer for all of them
 

@@ -292,7 +292,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0
     lease: Annotated[str, Setting("knative", "Lease that names the dispatcher which decides.")] = "ssis-dispatcher"
     replica_address: Annotated[
-        str | None, Setting("knative", "`host:port` at which other replicas reach this one; none: found out.")
+        str | None, Setting("knative", "Address (`host:port`) at which other replicas reach this one; none: found out.")
     ] = None
 
     catalogue: Annotated[

@@ -93,7 +93,7 @@ def order_for(model: str = "org/a", **changes: Any) -> Launch:
 
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
-    async with clustered(namespaces=(NS,)) as (cluster, kube):
+    async with clustered(namespaces=(NS,), knative="1.15") as (cluster, kube):
         cluster.nodes.add("a", SLICES)
         yield Site(cluster, kube)
 

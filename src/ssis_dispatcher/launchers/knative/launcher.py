@@ -186,6 +186,8 @@ class KnativeLauncher:
     async def watch(self, report: Report) -> None:
         mirrors = (self._services, self._pods, self._nodes, self._quotas)
         self._told = None
+        # Begun anew, what is there is found anew; only those for whom somebody waits are known already.
+        self._servers = {name: server for name, server in self._servers.items() if not server.is_watched}
         try:
             async with asyncio.TaskGroup() as group:
                 for mirror in mirrors:
@@ -391,9 +393,10 @@ class KnativeLauncher:
             source = await self._source(order, phase)
             await self._make(server, order, source, phase)
             await self._wait_ready(server, order, report)
-        except LaunchFailed as error:
-            await self._failed_to_start(server, error.failure)
-            raise
+        except (LaunchFailed, ApiError) as error:
+            failure = error.failure if isinstance(error, LaunchFailed) else _refused(error)
+            await self._failed_to_start(server, failure)
+            raise LaunchFailed(failure) from error
         finally:
             server.launching = False
         server.ready = True
@@ -420,7 +423,9 @@ class KnativeLauncher:
         phase("creating", "")
         if source.token:
             secret = manifests.token_secret(order, source.token, self.options)
-            await self._create(SECRETS, secret, order, names.owned)
+            there = await self._create(SECRETS, secret, order, names.owned)
+            if there.get("data") != secret["data"]:  # it was left over from another start, with another token
+                await self._kube.patch(SECRETS, order.server, {"data": secret["data"]}, self.options.namespace)
         found = await self._create(SERVICES, service, order, lambda found: _is_same(found, service))
         server.uid = found["metadata"]["uid"]
         if source.token:
@@ -674,6 +679,8 @@ def _record(service: Object) -> str | None:
 
 def _refused(error: ApiError) -> Failure:
     """Why the API server, Knative's webhook or a quota did not let a service be created."""
+    if error.transient or error.fenced:
+        return Failure(FailureKind.CRASHED, f"the cluster's API server could not be asked: {error.message}")
     if error.forbidden and "exceeded quota" in error.message:
         return Failure(FailureKind.LOST, f"the namespace's quota is used up: {error.message}")
     return Failure(FailureKind.MISCONFIGURED, f"the cluster refused it: {error.message}")
