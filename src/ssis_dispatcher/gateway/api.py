@@ -195,8 +195,8 @@ class Gateway:
             self._following.cut_off(problem)
 
     def _sweep(self, patience: float) -> None:
-        """End the replies of requests that have lived as long as they may (who still waits is told by the fleet). Requests are
-        in the order in which they came."""
+        """End the replies of requests that have lived as long as they may (who still waits is told by the fleet). The oldest
+        requests are first."""
         oldest = self.time() - patience
         overdue = []
         for inference in self.requests.values():
