@@ -66,6 +66,7 @@ CATALOGUE = {
     **{name: entry("demo") for name in ("one", "two", "three", "four", "five", "six")},
     **{f"kept-{number}": entry("demo", pinned=True) for number in range(1, 6)},
     "slow": entry("slow-8"),
+    "long": entry("demo", context=8192),
     "crash": entry("crash"),
     "needs-6000": entry("needs-6000"),
     "large": entry("demo", weights="200GiB"),
@@ -223,6 +224,11 @@ class Site:
         body = {"token": "Once upon a time", "par": {"max_new_tokens": tokens}, "env": {"MODEL_ID": model}, **more}
         return self.send("POST", "/", body, {"Authorization": f"Bearer {self.known_key()}"})
 
+    def begin_long(self) -> Call:
+        """A stream of the model ``long`` that goes on for many seconds."""
+        body = {"model": "long", "prompt": "Once upon a time", "max_tokens": 7000, "ignore_eos": True, "stream": True}
+        return self.send("POST", "/v1/completions", body, {"Authorization": f"Bearer {self.known_key()}"})
+
     def ask(self, model: str, tokens: int = 4, **more: object) -> Answer:
         return self.begin(model, tokens, **more).answer()
 
@@ -245,6 +251,7 @@ class Site:
 
     def clear(self) -> None:
         """Stop all servers, and wait until the slices are free again."""
+        until(self.answers, "the dispatcher answers", 60)
         for one in self.look("/api/servers")["servers"]:
             self.send(
                 "DELETE", f"/api/servers/{one['id']}", None, {"Authorization": f"Bearer {self.known_key()}"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -95,16 +95,15 @@ def test_a_stream_has_signs_of_life_then_words_and_an_end(site: Site) -> None:
     assert len(answer.comments()) >= 3
     events = answer.events()
     assert events[-1]["generated_text"]
-    assert len(events) == 16
+    assert len([event for event in events if event["token"]["text"]]) >= 15
 
 
 def test_a_caller_that_leaves_frees_its_seat(site: Site) -> None:
-    assert site.ask("one").status == 200
-    call = site.begin("one", tokens=480, stream=True)
+    call = site.begin_long()
     assert call.line()
-    until(lambda: site.servers()["one"]["busy"] == 1, "it is seated")
+    assert site.servers()["long"]["busy"] == 1
     call.leave()
-    until(lambda: site.servers()["one"]["busy"] == 0, "the seat is free", 5)
+    until(lambda: site.servers()["long"]["busy"] == 0, "the seat is free", 2)
 
 
 def test_the_token_is_in_a_secret_and_nowhere_else(site: Site) -> None:
@@ -133,8 +132,7 @@ def test_a_killed_server_comes_back_or_is_replaced_and_is_one(site: Site) -> Non
 
 
 def test_a_killed_dispatcher_loses_no_server_and_starts_none_twice(site: Site) -> None:
-    assert site.ask("one").status == 200
-    running = site.begin("one", tokens=480, stream=True)
+    running = site.begin_long()
     assert running.line()
     held = site.begin("slow", stream=True)
     assert held.line(b":")
@@ -142,12 +140,10 @@ def test_a_killed_dispatcher_loses_no_server_and_starts_none_twice(site: Site) -
     before = site.ours()
     site.kill()
     for call in (running, held):  # cut off, and seen to be: no half answer that looks whole
-        try:
+        with contextlib.suppress(OSError):
             answer = call.answer()
-        except OSError:
-            continue
-        assert not answer.complete or "generated_text" not in json.dumps(answer.events()[-1:])
+            assert not answer.complete or b"[DONE]" not in answer.body
     until(site.answers, "another dispatcher serves", 60)
-    assert site.ask("one").status == 200
+    assert site.ask("long").status == 200
     assert site.ask("slow").status == 200
     assert site.ours() == before

@@ -78,6 +78,7 @@ async def serve(pieces: Iterable[bytes], limits: Limits | None = None) -> Told:
     for piece in pieces:
         if not transport.closing:
             connection.data_received(piece)
+            server.outbox.flush()
     closed = transport.closing or transport.wrote_eof
     connection.connection_lost(None)
     assert server.inflight == 0

@@ -144,6 +144,7 @@ async def test_request_ids_differ_between_requests_and_processes() -> None:
         connection, transport = Connection(server), MemoryTransport()
         connection.connection_made(transport)
         connection.data_received(GET * 100)
+        server.outbox.flush()
         made |= {reply.headers["x-request-id"] for reply in await read_all(transport.written)}
         connection.connection_lost(None)
 

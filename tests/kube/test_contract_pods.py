@@ -172,7 +172,12 @@ async def test_a_container_that_crashes(server: Server) -> None:
     assert (ready["status"], ready["reason"]) == ("False", "ContainersNotReady")
     assert ready["message"] == "containers with unready status: [c]"
     for query in ({}, {"previous": "true"}, {"tailLines": "1"}):
-        assert (await server.http.get(f"{path}/log", params=query)).text == "boom\n"
+        reply = await server.http.get(f"{path}/log", params=query)
+        assert reply.status_code == 200
+        # A real kubelet may have thrown that container away, and says so where the lines should be.
+        assert reply.text == "boom\n" or (
+            not server.fake and reply.text.startswith("unable to retrieve container logs")
+        )
 
 
 def between_runs(item: Json) -> bool:

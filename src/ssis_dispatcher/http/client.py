@@ -17,6 +17,7 @@ from ssis_dispatcher.errors import UpstreamError, UpstreamTimeout
 from ssis_dispatcher.http.heads import Header, block
 from ssis_dispatcher.http.known import Memory
 from ssis_dispatcher.http.limits import UpstreamLimits
+from ssis_dispatcher.http.outbox import Outbox
 from ssis_dispatcher.http.upstream import Call, Receiver, ReplyHead, UpstreamConnection
 
 __all__ = ["Call", "Pool", "Receiver", "UpstreamLimits"]
@@ -183,6 +184,7 @@ class Pool:
         self.errors: dict[str, int] = {}
         """Failed calls by code."""
         self.memory: Memory[ReplyHead] = Memory()
+        self.outbox = Outbox(self.loop)
         self._upstreams: dict[Address, Upstream] = {}
         self._credit = float(self.limits.retry_reserve)
         self._credited = 0  # requests that have earned their share of it

@@ -23,6 +23,7 @@ import asyncio
 import socket
 import struct
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import httptools
@@ -80,12 +81,12 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_unsent",
         "_url",
+        "_write",
         "last",
         "openings",
         "peer",
         "trusted",
         "write",
-        "writelines",
     )
 
     def __init__(self, server: Server) -> None:
@@ -118,8 +119,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self.write = self._transport.write
-        self.writelines = self._transport.writelines
+        self._write = self._transport.write
+        self.write = partial(self._server.outbox.post, self._write)
         self._parser = httptools.HttpRequestParser(self)
         name = transport.get_extra_info("peername")
         self.peer: str = name[0] if name else ""
@@ -217,6 +218,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._phase = _DEAF
+        self._server.outbox.forget(self._write)
         self._server.left(self)
         gone, self._queue = [*self._queue], deque()
         if self._current is not None:
@@ -555,6 +557,7 @@ class Connection(asyncio.Protocol):
             self._abandon(self._queue.popleft())
 
     def _reset(self) -> None:
+        self._server.outbox.flush()
         sock = self._transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -570,6 +573,7 @@ class Connection(asyncio.Protocol):
             self._paused_reading = False
             self._transport.resume_reading()
         if self._lingers:
+            self._server.outbox.flush()
             if self._transport.can_write_eof():
                 self._transport.write_eof()
             self._deadline = self._server.now + self._server.limits.linger
@@ -578,6 +582,7 @@ class Connection(asyncio.Protocol):
 
     def _leave(self) -> None:
         """Close when everything is written; `_overdue` watches that it gets on."""
+        self._server.outbox.flush()
         self._transport.close()
         self._unsent = self._transport.get_write_buffer_size()
         self._stalled = _NEVER
@@ -603,7 +608,7 @@ class Connection(asyncio.Protocol):
             if self._drains():
                 self._stalled = now
             else:
-                self._transport.abort()
+                self.shut()
 
     def _overdue(self, now: float) -> None:
         limits = self._server.limits
@@ -621,7 +626,7 @@ class Connection(asyncio.Protocol):
         elif self._phase == _DEAF and self._drains():
             self._deadline = now + limits.stall_timeout
         elif self._phase == _DEAF:
-            self._transport.abort()
+            self.shut()
         elif self.idle:
             self.close()
         else:
@@ -634,6 +639,7 @@ class Connection(asyncio.Protocol):
 
     def shut(self) -> None:
         """Close at once, whatever is going on."""
+        self._server.outbox.flush()
         self._transport.abort()
 
 

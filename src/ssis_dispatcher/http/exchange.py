@@ -158,15 +158,18 @@ class Exchange:
             return
         connection, request = self.connection, self.head
         size = len(body)
-        if request.plain and self.keep and status == 200 and not (self.status or connection.last or self.extra):
+        if (
+            request.plain
+            and self.keep
+            and status == 200
+            and size <= _JOINED
+            and not (self.status or connection.last or self.extra)
+        ):
             self.status = 200  # by far the most, in one breath; all others the long way, to the same bytes
             self.sent = size
             length = b"\r\ncontent-length: %d\r\n\r\n" % size
             pieces = (connection.openings[200], self.id.encode(), lines, length, body)
-            if size > _JOINED:
-                connection.writelines(pieces)
-            else:
-                connection.write(b"".join(pieces))
+            connection.write(b"".join(pieces))
             connection.replied(self)
             return
         head = self._opening(status, lines, size)

@@ -23,6 +23,7 @@ from ssis_dispatcher.http.exchange import Exchange, Handler
 from ssis_dispatcher.http.heads import Head, Network, problem_reply, status_line
 from ssis_dispatcher.http.known import Memory
 from ssis_dispatcher.http.limits import Limits
+from ssis_dispatcher.http.outbox import Outbox
 
 __all__ = ["Application", "Exchange", "Handler", "Limits", "Server"]
 
@@ -82,6 +83,7 @@ class Server:
         """The loop's time at the last sweep: good enough for deadlines, and free."""
         self.openings = _Openings()
         self.memory: Memory[Head] = Memory()
+        self.outbox = Outbox(self._loop)
         self._connections: set[Connection] = set()
         self._addresses: dict[str, int] = {}
         self._accepted = 0

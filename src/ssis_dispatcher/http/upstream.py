@@ -143,6 +143,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_told",
         "_transport",
         "_upstream",
+        "_write",
     )
 
     def __init__(self, pool: Pool, upstream: Upstream) -> None:
@@ -162,6 +163,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._write = self._transport.write
         self._parser = httptools.HttpResponseParser(self)
         self._pool.connections.add(self)
         self._upstream.connected(self)
@@ -173,8 +175,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._stage = _SILENT
         self._quiet = 0.0
         if len(call.body) < _JOINED:
-            self._transport.write(call.head + call.body)
+            self._pool.outbox.post(self._write, call.head + call.body)
         else:
+            self._pool.outbox.flush()
             self._transport.writelines((call.head, call.body))
         if call.paused:
             self._transport.pause_reading()
@@ -191,10 +194,14 @@ class UpstreamConnection(asyncio.Protocol):
     def drop(self) -> None:
         """Close at once; the call under way is not told."""
         self._call = None
-        self._transport.abort()
+        self._shut()
 
     def abort(self) -> None:
         """Close at once; the call under way fails."""
+        self._shut()
+
+    def _shut(self) -> None:
+        self._pool.outbox.flush()
         self._transport.abort()
 
     def look(self, seconds: float) -> None:
@@ -207,6 +214,7 @@ class UpstreamConnection(asyncio.Protocol):
         if call is None:
             if self._quiet > limits.keep_timeout:
                 self._upstream.idle.pop(self, None)
+                self._pool.outbox.flush()
                 self._transport.close()
         elif self._stage == _SILENT:
             limit = call.first_byte_timeout or limits.first_byte_timeout
@@ -226,7 +234,7 @@ class UpstreamConnection(asyncio.Protocol):
         call = self._call
         if call is None:  # bytes that nobody asked for
             self._upstream.idle.pop(self, None)
-            self._transport.abort()
+            self._shut()
             return
         silent = self._stage == _SILENT
         if silent:
@@ -284,7 +292,7 @@ class UpstreamConnection(asyncio.Protocol):
         call.receiver = call.connection = self._call = None
         self._fresh = False
         if not keep or self._transport.get_write_buffer_size():  # the server did not want all of the request
-            self._transport.abort()
+            self._shut()
         else:
             if call.paused:
                 self._transport.resume_reading()
@@ -324,6 +332,7 @@ class UpstreamConnection(asyncio.Protocol):
         """The server has closed its side; `connection_lost` says what that means."""
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._pool.outbox.forget(self._write)
         self._pool.lost(self)
         self._upstream.idle.pop(self, None)
         call, self._call = self._call, None
@@ -357,7 +366,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Give the call up, and the connection with it."""
         call, self._call = self._call, None
         self._parts = []
-        self._transport.abort()
+        self._shut()
         if call is not None:
             call.fail(error)
 

@@ -89,6 +89,10 @@ _MOST_HURRIED = 6
 """Pods of one service that are deleted by hand before Kubernetes reaches them: each of the first is replaced at once, until
 what replaces it is gone, too."""
 
+_FORCE_AFTER = 7.0
+"""Seconds after which a pod that is still there is deleted by force. A kubelet that waits for queue-proxy's drain already may
+not listen to a shorter grace any more (measured on Kubernetes 1.36), and would keep the slice for half a minute."""
+
 _UNSCHEDULABLE_FOR = 10.0
 """Seconds for which the scheduler may find no place for a server whose slice was free. Then somebody else has taken it."""
 
@@ -575,27 +579,26 @@ class KnativeLauncher:
         """
         clock = asyncio.get_running_loop().time
         begun = clock()
-        hurried: set[str] = set()
+        hurried: set[tuple[str, bool]] = set()
         while True:
             server.changed.clear()
             left = self._pods_of_server(server)
             if not left:
                 return
+            spent = clock() - begun
             for pod in left:
                 metadata = pod["metadata"]
-                due = clock() - begun >= _CASCADE or len(hurried) < _MOST_HURRIED
-                if due and metadata["uid"] not in hurried:
-                    hurried.add(metadata["uid"])
-                    await self._kube.delete(
-                        PODS,
-                        metadata["name"],
-                        self.options.namespace,
-                        uid=metadata["uid"],
-                        grace=max(1.0, min(grace, _POD_GRACE)),
-                    )
+                forced = spent >= _FORCE_AFTER
+                due = spent >= _CASCADE or len(hurried) < _MOST_HURRIED
+                if due and (metadata["uid"], forced) not in hurried:
+                    hurried.add((metadata["uid"], forced))
+                    await self._hurry(metadata, 0.0 if forced else max(1.0, min(grace, _POD_GRACE)))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CASCADE / 2):
                     await server.changed.wait()
+
+    async def _hurry(self, pod: Object, grace: float) -> None:
+        await self._kube.delete(PODS, pod["name"], self.options.namespace, uid=pod["uid"], grace=grace)
 
     # What is known of a server
 
