@@ -119,7 +119,7 @@ def test_a_killed_server_comes_back_or_is_replaced_and_is_one(site: Site) -> Non
     assert site.ask("one").status == 200
     [name] = site.ours()
     selected = ("-n", NAMESPACE, "-l", f"serving.knative.dev/service={name}")
-    site.cluster.kubectl("delete", "pods", *selected, "--grace-period=0", "--force")
+    site.cluster.kubectl("delete", "pods", *selected, "--grace-period=1")
     answers: list[Answer] = []
 
     def served() -> bool:

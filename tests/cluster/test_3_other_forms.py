@@ -60,7 +60,7 @@ def test_two_replicas_serve_as_one_and_outlive_the_leader(site: Site) -> None:
     assert lease is not None
     leader = lease["spec"]["holderIdentity"]
     [pod] = [one["metadata"]["name"] for one in site.pods() if one["metadata"]["name"] in leader]
-    site.cluster.kubectl("delete", "pod", pod, "-n", NAMESPACE, "--grace-period=0", "--force")
+    site.kill(pod)
     until(
         lambda: (site.cluster.get("lease", "ssis-dispatcher") or lease)["spec"]["holderIdentity"] != leader,
         "another leads",

@@ -22,7 +22,7 @@ WORKLOADS = [one for one in objects(DEPLOY) if "template" in one.get("spec", {})
 
 
 def kubectl() -> list[str]:
-    words = shlex.split(os.environ.get("KUBECTL", "kubectl"))
+    words = shlex.split(os.environ.get("KUBECTL") or "kubectl")
     if not shutil.which(words[0]):
         pytest.skip("needs kubectl, or KUBECTL=, to render with")
     return words
