@@ -21,7 +21,7 @@ def find_key(namespace: str) -> str:
     """SSIS_API_KEY, else the key that `make deploy` left in the cluster; empty where there is neither."""
     if key := os.environ.get("SSIS_API_KEY"):
         return key
-    kubectl = shlex.split(os.environ.get("KUBECTL", "kubectl"))
+    kubectl = shlex.split(os.environ.get("KUBECTL") or "kubectl")
     words = ["-n", namespace, "get", "secret", "dispatcher-api-key", "-o", "jsonpath={.data.api-key}"]
     try:
         found = subprocess.run([*kubectl, *words], capture_output=True, text=True, timeout=20, check=False)
