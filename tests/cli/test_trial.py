@@ -138,8 +138,8 @@ def test_its_end_is_told_even_when_nobody_listens(unused: int, capsys: pytest.Ca
     [
         ("ModelDescribed", {"profile": {"facts": {"weight_bytes": 3 * 2**20}}}, "known: 3 MiB of weights"),
         ("ModelDescribed", {"profile": {"facts": {"weight_bytes": None}}}, "known: not how large it is"),
-        ("ServerProgressed", {"phase": "loading", "detail": ""}, "starting: loading"),
-        ("ServerProgressed", {"phase": "downloading", "detail": "3 MiB"}, "starting: downloading 3 MiB"),
+        ("ServerProgressed", {"phase": "loading", "detail": ""}, "its server: loading"),
+        ("ServerProgressed", {"phase": "downloading", "detail": "3 MiB"}, "its server: downloading 3 MiB"),
         ("ServerReady", {"address": "127.0.0.1:4"}, "ready at 127.0.0.1:4"),
         ("ServerFailed", {"failure": {"message": "no such file"}}, "failed: no such file"),
         ("TimePassed", {}, ""),

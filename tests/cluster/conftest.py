@@ -28,7 +28,7 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip("kubectl reaches no cluster")
     was_bare = found.get("crd", KSVC) is None
     found.make("clean", ALL="1")  # what a run that was cut off has left
-    found.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
+    found.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", within=500)
     found.make("setup_knative")
     yield found
     found.make("clean", ALL="1")

@@ -48,6 +48,7 @@ class Handler(BaseHTTPRequestHandler):
         prompt = body.get("prompt") or body["messages"][-1]["content"]
         word = prompt.splitlines()[-1]
         self.stream = bool(body.get("stream"))
+        self.tools = body.get("tools")
         try:
             ANSWERS.get(word, Handler.answer)(self)
         except OSError:
@@ -152,6 +153,22 @@ class Handler(BaseHTTPRequestHandler):
         print("fatal error: the tensor is a canary-of-the-log", file=sys.stderr, flush=True)
         os._exit(3)
 
+    def call_a_tool(self) -> None:
+        """No words, but a call of the first tool that was offered."""
+        name = self.tools[0]["function"]["name"]
+        call = {"id": "call-1", "type": "function", "function": {"name": name, "arguments": '{"city": "Hsinchu"}'}}
+        if not self.stream:
+            self.whole(reply_of(None, "tool_calls", "message", tool_calls=[call]) | {"usage": usage()})
+            return
+        self.begin()
+        for event in (
+            reply_of(None, None, "delta", tool_calls=[{"index": 0, **call}]),
+            reply_of(None, "tool_calls", "delta"),
+        ):
+            self.chunk(f"data: {json.dumps(event)}\n\n")
+        self.chunk("data: [DONE]\n\n")
+        self.chunk("")
+
     def refuse(self) -> None:
         """An error in the engine's own words."""
         self.whole({"error": {"message": "the prompt is too long", "type": "invalid_request_error", "code": 400}}, 400)
@@ -168,13 +185,15 @@ ANSWERS: dict[str, Callable[[Handler], None]] = {
     "no json": Handler.no_json,
     "die": Handler.die,
     "refuse": Handler.refuse,
+    "call a tool": Handler.call_a_tool,
 }
 
 
-def reply_of(text: str, finish: str | None, part: str) -> dict[str, Any]:
+def reply_of(text: str | None, finish: str | None, part: str, **more: object) -> dict[str, Any]:
     """One answer, or one piece of it, that reads as a chat's and as a completion's."""
-    choice = {"index": 0, "text": text, part: {"role": "assistant", "content": text}, "finish_reason": finish}
-    return {"id": "x", "object": "chat.completion", "created": 1, "model": NAME, "choices": [choice]}
+    choice = {"index": 0, "text": text, part: {"role": "assistant", "content": text, **more}, "finish_reason": finish}
+    kind = "chat.completion.chunk" if part == "delta" else "chat.completion"
+    return {"id": "x", "object": kind, "created": 1, "model": NAME, "choices": [choice]}
 
 
 def usage() -> dict[str, int]:

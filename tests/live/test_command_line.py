@@ -137,7 +137,7 @@ def test_the_first_command_answers_and_ends(live: Dispatcher) -> None:
     assert len(found.stdout.split()) > 5
     for words in (
         "listens on http://127.0.0.1:",
-        "starting: ",
+        "its server: ",
         "ready at ",
         "it runs on the slice cpu-512mib",
         "answered",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterator
 
 import httpx2
 import openai
 import pytest
-from openai.types.chat import ChatCompletionChunk, ChatCompletionUserMessageParam
+from openai.types.chat import (
+    ChatCompletionChunk,
+    ChatCompletionFunctionToolParam,
+    ChatCompletionMessageFunctionToolCall,
+    ChatCompletionUserMessageParam,
+)
 from tests.live.support import Dispatcher, until
 
 HELLO: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": "What is a GPU slice?"}]
@@ -108,6 +114,25 @@ def test_logprobs_are_there_for_each_token(client: openai.OpenAI) -> None:
     tokens = answer.choices[0].logprobs.content or []
     assert "".join(token.token for token in tokens) == answer.choices[0].message.content
     assert all(token.logprob <= 0 and len(token.top_logprobs) == 2 for token in tokens)
+
+
+WEATHER: ChatCompletionFunctionToolParam = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
+
+
+def test_tools_reach_the_engine_that_has_them_and_its_call_comes_back(client: openai.OpenAI, live: Dispatcher) -> None:
+    prompt: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": "call a tool"}]
+    (choice,) = client.chat.completions.create(model="scripted", messages=prompt, tools=[WEATHER]).choices
+    assert json.loads(live.notes("asked-scripted")[-1])["body"]["tools"] == [WEATHER]
+    [call] = choice.message.tool_calls or []
+    assert isinstance(call, ChatCompletionMessageFunctionToolCall)
+    assert (choice.finish_reason, call.function.name) == ("tool_calls", "weather")
+    with client.chat.completions.stream(model="scripted", messages=prompt, tools=[WEATHER]) as stream:
+        stream.until_done()
+        streamed = stream.get_final_completion().choices[0].message.tool_calls or []
+    assert [call.function.arguments for call in streamed] == ['{"city": "Hsinchu"}']
 
 
 def test_a_seed_repeats_an_answer(client: openai.OpenAI) -> None:

@@ -112,7 +112,7 @@ def in_words(name: str, recorded: dict[str, Any]) -> str:
         bytes_ = event["profile"]["facts"].get("weight_bytes")
         return f"known: {mib(bytes_ / 2**20)} of weights" if bytes_ else "known: not how large it is"
     if name == "ServerProgressed":
-        return f"starting: {event['phase']} {event['detail']}".rstrip()
+        return f"its server: {event['phase']} {event['detail']}".rstrip()
     if name == "ServerReady":
         return f"ready at {event['address']}"
     return f"failed: {event['failure']['message']}" if name == "ServerFailed" else ""

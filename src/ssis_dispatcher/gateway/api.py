@@ -20,13 +20,16 @@ from ssis_dispatcher.gateway.inference import Inference
 from ssis_dispatcher.gateway.limits import Key
 from ssis_dispatcher.gateway.needs import Need
 from ssis_dispatcher.gateway.operations import KEY
-from ssis_dispatcher.gateway.passages import Admitted
+from ssis_dispatcher.gateway.passages import Admitted, Way
 from ssis_dispatcher.http.asgi import App, AsgiBridge, Receive, Scope, Send
 from ssis_dispatcher.http.client import Pool
-from ssis_dispatcher.http.heads import Header
+from ssis_dispatcher.http.heads import Head, Header
 from ssis_dispatcher.http.server import Exchange, Handler
 from ssis_dispatcher.telemetry.access import AccessLog
 from ssis_dispatcher.telemetry.metrics import Metrics
+
+_MOST_WAYS = 1024
+"""Request lines that are remembered."""
 
 _TICK = 1.0
 """Seconds between two looks at the held requests: how late a heartbeat may be."""
@@ -68,6 +71,7 @@ class Gateway:
         self.knows = parts.knows
         self.acquaint = parts.acquaint
         self.requests: dict[str, Inference] = {}
+        self._ways: dict[tuple[str, str, bytes], Way] = {}
         self._following = parts.following
         self._parts = parts
         self._patience = parts.patience
@@ -96,13 +100,11 @@ class Gateway:
         head = exchange.head
         admitted = head.note
         if not isinstance(admitted, Admitted) or not admitted.key.lasting:
-            method, path = head.method, head.path
-            dialect = self._exact.get((method, path)) or self._below(method, path)
-            if dialect is None:
+            way = self._way(head)
+            if way is None:
                 return self._operation(exchange)
             exchange.extra = extra = self._origin_allowed(exchange)  # a refusal is to be readable, too
-            key = self._door.admit(exchange)
-            head.note = admitted = Admitted(head, dialect, key, _template(path), extra)
+            head.note = admitted = Admitted(head, way, self._door.admit(exchange), extra)
         elif admitted.extra:
             exchange.extra = admitted.extra
         inference = Inference(self, exchange, admitted)
@@ -110,6 +112,19 @@ class Gateway:
             return self._following.handler(self._take_in(inference), self.render)
         exchange.tag = inference
         return inference.begin
+
+    def _way(self, head: Head) -> Way | None:
+        """What is known of this request line; None when it is no inference request's."""
+        line = (head.method, head.path, head.query)
+        way = self._ways.get(line)
+        if way is None:
+            dialect = self._exact.get(line[:2]) or self._below(head.method, head.path)
+            if dialect is None:
+                return None
+            if len(self._ways) >= _MOST_WAYS:
+                self._ways.clear()
+            way = self._ways[line] = Way(dialect, _template(head.path))
+        return way
 
     def _operation(self, exchange: Exchange) -> Handler:
         """Who handles what is no inference request."""
@@ -253,7 +268,7 @@ class Gateway:
         if self._access is not None:
             caller, method, waited = admitted.key.name, exchange.head.method, duration if held is None else held
             self._access.record(
-                *(id, caller, method, admitted.route, model, status, sent, duration, waited, ttfb),
+                *(id, caller, method, admitted.way.route, model, status, sent, duration, waited, ttfb),
                 *(inference.server, outcome),
             )
 

@@ -16,7 +16,7 @@ from ssis_dispatcher.gateway.dialects.sse import heartbeat
 from ssis_dispatcher.gateway.dialects.tgi import wants_info
 from ssis_dispatcher.gateway.following import LEADER_CHANGED
 from ssis_dispatcher.gateway.limits import Key
-from ssis_dispatcher.gateway.passages import Admitted, Passage
+from ssis_dispatcher.gateway.passages import Admitted
 from ssis_dispatcher.gateway.relay import Outcome, Relay
 from ssis_dispatcher.http.heads import retry_headers
 from ssis_dispatcher.http.server import Exchange, report
@@ -35,7 +35,6 @@ class Inference:
 
     __slots__ = (
         "_counted",
-        "_passage",
         "_request",
         "_upstream",
         "admitted",
@@ -52,7 +51,6 @@ class Inference:
     )
 
     visit: Visit
-    _passage: Passage | None
     _request: InferenceRequest
     _upstream: Upstream
 
@@ -106,7 +104,7 @@ class Inference:
     def _ask(self, request: InferenceRequest) -> None:
         gateway, exchange, admitted = self.gateway, self.exchange, self.admitted
         try:
-            passage = admitted.passage(request, exchange.started)
+            passage = admitted.way.passage(request, exchange.started)
             if passage is not None:
                 self.model = model = passage.model
                 admitted.key.demand_model(model.id)
@@ -120,12 +118,11 @@ class Inference:
                     exchange.reply(200, gateway.info(model))
                     return
                 upstream = admitted.dialect.adapt(request, engine, model.id)
-                passage = admitted.keep(request, model, upstream)
+                admitted.way.keep(request, model, upstream)
             admitted.key.admit(exchange.started)
         except DispatchError as error:
             self._say(error.problem)
             return
-        self._passage = passage
         self._upstream = upstream
         self._counted = True
         self._request = request
@@ -137,14 +134,14 @@ class Inference:
 
     def seated(self, endpoint: Endpoint) -> None:
         """The dispatcher's word: go ahead."""
-        gateway, passage, request = self.gateway, self._passage, self._request
+        gateway, request, admitted = self.gateway, self._request, self.admitted
         self.held = False
         if request.stream:
             gateway.let_go(self)
         self.seated_at = gateway.time()
         self.server = endpoint.server
-        self.relay = relay = Relay(self.exchange, self._upstream, self.admitted.dialect, request.stream, self._ended)
-        relay.send(gateway.pool, endpoint.address, endpoint.host, None if passage is None else passage.openings)
+        self.relay = relay = Relay(self.exchange, self._upstream, admitted.dialect, request.stream, self._ended)
+        relay.send(gateway.pool, endpoint.address, endpoint.host, admitted.openings)
 
     def refused(self, problem: Problem) -> None:
         """The dispatcher's word: no, because."""

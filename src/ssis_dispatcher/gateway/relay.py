@@ -38,8 +38,10 @@ _PIECES = 16
 """How many small pieces are kept before they are boiled down to a tail."""
 
 
-Openings = dict[tuple[tuple[str, int], bytes | None], bytes]
-"""Heads for requests of one kind, by address and Host, as far as they are always the same."""
+Openings = dict[tuple[tuple[str, int], bytes | None, str], bytes]
+"""Heads of requests to inference servers, as far as they are the same for one caller's head: by address, Host and path."""
+
+_MOST_OPENINGS = 64
 
 
 class Outcome(NamedTuple):
@@ -99,20 +101,20 @@ class Relay(msgspec.Struct, eq=False):
     def send(
         self, pool: Pool, address: tuple[str, int], host: bytes | None = None, openings: Openings | None = None
     ) -> None:
-        """Begin; to be called once. ``openings`` keeps what is the same for all requests with this head and this path."""
+        """Begin; to be called once. ``openings`` keeps what is the same for all requests with this head."""
         exchange, upstream = self.exchange, self.upstream
         self._clock = pool.time
         self._translator = upstream.reply
         if exchange.status:
             self._begun = self._events = True
-        place = (address, host)
+        place = (address, host, upstream.path)
         try:
             opening = None if openings is None else openings.get(place)
             if opening is None:
                 headers = for_upstream(exchange.headers, exchange.header(b"connection"))
                 opening = pool.opening(address, upstream.method, upstream.path.encode(), headers, host)
                 opening += b"\r\nx-request-id: "
-                if openings is not None:
+                if openings is not None and len(openings) < _MOST_OPENINGS:
                     openings[place] = opening
         except ValueError as error:  # a path or a header that cannot be sent: nobody should have let it come this far
             self._give_up(error)

@@ -52,6 +52,7 @@ class AsgiBridge:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._tasks.difference_update(tasks)  # one that ended a moment ago has not told yet
 
     def _scope(self, exchange: Exchange) -> Scope:
         return {

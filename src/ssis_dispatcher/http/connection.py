@@ -47,6 +47,10 @@ _SWALLOWED = 65_536
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: on, zero seconds. Closing then sends RST instead of FIN."""
 
+_MISSES = 4
+"""Heads that are remembered in vain before that is left alone until the next sweep: who says another trace id with
+every request need not pay for it."""
+
 _NEEDS_A_LOOK = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
 
 
@@ -64,6 +68,7 @@ class Connection(asyncio.Protocol):
         "_incoming",
         "_known",
         "_lingers",
+        "_misses",
         "_parsed",
         "_parser",
         "_paused_reading",
@@ -96,6 +101,7 @@ class Connection(asyncio.Protocol):
         self._current: Exchange | None = None
         self._incoming: Exchange | None = None
         self._known: Known[Head] | None = None  # the head of the request before, which may come again
+        self._misses = 0  # how often another head came instead, since the last sweep
         self._between = True  # the parser is between two requests
         self._parsed: Head | None = None  # the head that the parser has read last, if it may be remembered
         self._headers = Lines()
@@ -136,6 +142,7 @@ class Connection(asyncio.Protocol):
             at = known.body_at(data)
             if at and self._again(known.head, data[at:]):
                 return
+            self._misses += 1
         if self._phase == _DEAF:
             return
         between = self._between
@@ -150,7 +157,7 @@ class Connection(asyncio.Protocol):
             if self._phase != _DEAF:  # else: more data behind a request that was to be the last
                 self._refuse(self._reason(error))
             return
-        if between and self._between and self._parsed is not None:
+        if between and self._between and self._parsed is not None and self._misses < _MISSES:
             self._known = self._server.memory.keep(data, self._received, self._parsed, self.peer)
         if self._progress or self._phase == _IDLE:
             self._pending = 0
@@ -602,6 +609,7 @@ class Connection(asyncio.Protocol):
 
     def look(self, now: float) -> None:
         """Called by the sweep."""
+        self._misses = 0
         if now >= self._deadline and not self._paused_reading:
             self._overdue(now)
         elif now - self._stalled > self._server.limits.stall_timeout:
