@@ -473,7 +473,7 @@ class TestPressure:
         await until(lambda: not counter.connections)
 
     async def test_one_that_reads_slowly_but_reads_gets_everything(self, listen: Listen) -> None:
-        counter = await listen(Limits(stall_timeout=0.1, tick=0.02))
+        counter = await listen(Limits(stall_timeout=0.4, tick=0.02))
         wire = await counter.wire()
         await wire.send(get("/hold", "Connection: close"))
         await until(lambda: counter.shop.held)
@@ -481,9 +481,9 @@ class TestPressure:
         counter.shop.held[0].reply(200, b"x" * size)
         raw = await wire.reader.readuntil(b"\r\n\r\n")
         got = 0
-        while got < size:  # takes several times the stall time
+        while got < size:  # takes three times the stall time
             got += len(await wire.reader.readexactly(min(size - got, 2**20)))
-            await asyncio.sleep(0.04)
+            await asyncio.sleep(0.08)
 
         assert b"200 OK" in raw
 
