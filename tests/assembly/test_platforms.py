@@ -12,7 +12,7 @@ from ssis_dispatcher.assembly.platforms import Resolver, local_pools, options, p
 from ssis_dispatcher.core.slices import SliceKind
 from ssis_dispatcher.files import BadFile
 from ssis_dispatcher.launchers.fake import FakeLauncher
-from ssis_dispatcher.launchers.process import ProcessLauncher
+from ssis_dispatcher.launchers.process import ProcessLauncher, memory
 from ssis_dispatcher.models.catalogue import demo_path
 from ssis_dispatcher.settings import CpuShare, Settings
 from ssis_dispatcher.settings.commands import EngineCommand
@@ -53,8 +53,9 @@ async def test_the_fake_platform_has_the_slices_of_the_inventory(tmp_path: Path,
 
 
 async def test_the_fake_platform_without_an_inventory_has_the_slices_of_this_machine(
-    tmp_path: Path, knowledge: Knowledge
+    tmp_path: Path, knowledge: Knowledge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(memory, "usable_mib", lambda reserve: 4096)  # else what is free changes between two looks
     settings = _settings(tmp_path, platform="fake")
     launcher = platform(settings, knowledge)
     assert isinstance(launcher, FakeLauncher)

@@ -55,6 +55,7 @@ def deploy(kubectl: Kubectl) -> None:
     kubectl.apply([one for one in wanted if one["kind"] != "Namespace"])
     _serve_elsewhere(kubectl, place, objects)
     await_serving(kubectl, place)
+    _retire(kubectl, place)
     _report(kubectl, place, secret)
 
 
@@ -147,6 +148,21 @@ def await_serving(kubectl: Kubectl, place: str, within: float = 180) -> None:
         hopeless = str(problem)
     if hopeless:
         raise Problem(f"{hopeless}\n{_last_words(kubectl, place)}")
+
+
+def _retire(kubectl: Kubectl, place: str) -> None:
+    """End the dispatchers that this one follows: Knative would keep one for minutes, and it would lead for as long."""
+    service = kubectl.get(KSVC, "dispatcher", place)
+    if service is None:
+        return
+    latest = service["status"]["latestReadyRevisionName"]
+    revisions = kubectl.list(
+        "revisions.serving.knative.dev", "-n", place, "-l", "serving.knative.dev/service=dispatcher"
+    )
+    old = [one["metadata"]["name"] for one in revisions if one["metadata"]["name"] != latest]
+    if old:
+        kubectl.run("delete", "revisions.serving.knative.dev", *old, "-n", place, "--ignore-not-found", "--wait=false")
+        say("  the one before leads until it has drained, in half a minute or when its last answer has ended")
 
 
 def _is_hopeless(kubectl: Kubectl, place: str) -> str:

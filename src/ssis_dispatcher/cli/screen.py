@@ -90,7 +90,8 @@ def in_words(request: dict[str, object]) -> str:
     """A request of `/api/requests/{id}` as one line: the phase, what is behind it, and for how long it may last."""
     phase = str(request.get("phase") or request.get("state") or "waiting")
     parts = [f"{request.get('model', '')}: {_PHASES.get(phase, phase)}"]
-    parts += [str(words) for words in (request.get("detail"), request.get("why")) if words]
+    if words := request.get("detail") or request.get("why"):  # the reason says the detail again, in a sentence
+        parts.append(str(words).removesuffix("."))
     if isinstance(position := request.get("position"), int):
         parts.append(f"position {position}")
     expected = request.get("expected_seconds")

@@ -25,6 +25,9 @@ Render = Callable[[Exchange, Problem], tuple[bytes, bytes]]
 HOP = b"x-ssis-hop"
 """Header of a request that another replica has handed over."""
 
+_MOVED = (b"x-ssis-moved", b"1")
+"""Header of the answer to such a request by a replica that does not lead (any more)."""
+
 LEADER_CHANGED = "leader_changed"
 """Code of the refusal of who waited when the lead changed hands: they go to the next leader, if they have heard nothing."""
 
@@ -84,7 +87,8 @@ class Following:
         if self._leads():
             request.hand_back()
         elif request.exchange.header(HOP) is not None:
-            request.refuse(Problem(503, "no_leader", "The leading dispatcher is changing; send it again.", 1.0))
+            problem = Problem(503, "no_leader", "The leading dispatcher is changing; send it again.", 1.0)
+            request.refuse(problem, (_MOVED,))
         elif address is not None:
             self.forwarded += 1
             request.send(address)
@@ -166,9 +170,9 @@ class _Forwarded:
         exchange.on_gone = exchange.on_pause = exchange.on_resume = None
         self._own(exchange)
 
-    def refuse(self, problem: Problem) -> None:
+    def refuse(self, problem: Problem, headers: tuple[Header, ...] = ()) -> None:
         body, content_type = self._render(self.exchange, problem)
-        self.exchange.reply(problem.status, body, content_type, retry_headers(problem))
+        self.exchange.reply(problem.status, body, content_type, retry_headers(problem) + headers)
 
     def cut(self, problem: Problem) -> None:
         """Give it up; an answer that has begun breaks off."""
@@ -194,6 +198,9 @@ class _Forwarded:
 
     def on_reply(self, status: int, headers: list[Header], body: bytes) -> None:
         self._over()
+        if status == 503 and _MOVED in headers:  # it has just laid the lead down
+            self._following.again(self)
+            return
         self.exchange.answer(status, _back(headers), body)
 
     def on_head(self, status: int, headers: list[Header], length: int | None) -> None:
@@ -221,4 +228,4 @@ def _back(headers: list[Header]) -> list[Header]:
     return [header for header in headers if header[0] not in _WRITTEN_HERE]
 
 
-_WRITTEN_HERE = frozenset((b"date", b"server", b"x-request-id"))
+_WRITTEN_HERE = frozenset((b"date", b"server", b"x-request-id", _MOVED[0]))

@@ -235,8 +235,8 @@ class Mirror:
         self.error = error
         failures, self._failures = self._failures, self._failures + 1
         if error.gone:
-            self._version = ""
-            if not failures:
+            held, self._version = self._version, ""
+            if held:  # too old to go on from, as after an outage: nothing speaks against listing at once
                 return 0.0
         elif error.status not in (0, 429) and failures + 1 >= STUBBORN:
             self._version = ""

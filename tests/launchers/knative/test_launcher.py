@@ -422,6 +422,19 @@ async def test_one_that_starts_and_fails_is_found_and_reported(site: Site) -> No
         assert (await reports.wait_for(ServerFailed)).failure.kind is FailureKind.OUT_OF_MEMORY
 
 
+async def test_a_pod_whose_dispatcher_went_away_while_it_stopped_it_is_seen_off_by_the_next(site: Site) -> None:
+    async with site.watched():
+        made, _ = await site.launch()
+    (pod,) = site.cluster.pods(made.server, NS)
+    site.cluster.delete(SERVICES, made.server, NS)
+    async with site.watched(site.another()):
+        began = now()
+        await until(lambda: not site.cluster.pods(made.server, NS))
+        assert now() - began < 10
+        await until(lambda: site.free() == 2)
+    assert ("seeing off", {"server": made.server, "pod": pod["metadata"]["name"]}) in site.said
+
+
 # The API server's bad days
 
 

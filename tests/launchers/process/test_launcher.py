@@ -18,6 +18,7 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
+from tests.loops import new_uvloop
 
 from ssis_dispatcher.core.messages import FailureKind, InventoryChanged, Launch, Model, ServerFailed, ServerProgressed
 from ssis_dispatcher.core.slices import Pool, Slice, SliceKind, cpu_slice
@@ -458,8 +459,6 @@ def test_the_embedded_server_dies_with_a_killed_dispatcher(demo: str, death_of: 
 
 
 def test_it_works_on_uvloop_too(make_order: Any, reports: Any, demo: str) -> None:
-    uvloop = pytest.importorskip("uvloop", reason="uvloop is not installed")
-
     async def resolve(model: Model, phase: Callable[[str, str], None]) -> ModelSource:
         return ModelSource(demo)
 
@@ -472,7 +471,7 @@ def test_it_works_on_uvloop_too(make_order: Any, reports: Any, demo: str) -> Non
         await one.launch(make_order(), reports)
         await one.close()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_uvloop) as runner:
         runner.run(life())
 
 

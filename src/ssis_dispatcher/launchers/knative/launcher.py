@@ -202,6 +202,8 @@ class KnativeLauncher:
                 self._report, self._chores = report, group
                 for service in list(self._services.objects.values()):
                     self._find(service)
+                for pod in [pod for pods_of_name in self._pods_of.values() for pod in pods_of_name.values()]:
+                    self._see_orphan_off(pod)
                 group.create_task(self._features_now_and_then())
                 await self._tell_inventory(report)
         finally:
@@ -296,6 +298,23 @@ class KnativeLauncher:
         server = self._servers.get(name)
         if server is not None:
             self._wake(server)
+        elif new is not None:
+            self._see_orphan_off(new)
+
+    def _see_orphan_off(self, pod: Object) -> None:
+        """A pod of ours that goes, whose service is gone and whose server is in nobody's book: a dispatcher that stopped it
+        went away before it was gone. Left alone it would hold its slice for as long as a request may take."""
+        metadata = pod["metadata"]
+        name, uid = metadata["labels"][names.SERVICE], metadata["labels"].get(names.SERVICE_UID, "")
+        known = (
+            uid in self._leaving or name in self._servers or (self.options.namespace, name) in self._services.objects
+        )
+        if known or self._chores is None or not metadata.get("deletionTimestamp") or not names.owned(pod):
+            return
+        self._leaving.add(uid)
+        self._log("seeing off", server=name, pod=metadata["name"])
+        orphan = _Server(name, "launcher", "", "", uid)
+        self._chores.create_task(self._swept(orphan))
 
     def _wake(self, server: _Server) -> None:
         """Something about this server has changed: whoever waits for it looks, or else we do."""
@@ -445,7 +464,8 @@ class KnativeLauncher:
             try:
                 return await self._kube.create(kind, body, self.options.namespace)
             except ApiError as error:
-                if not (error.exists or error.transient):
+                # A conflict on a create is a quota that others write at the same moment.
+                if not (error.exists or error.conflict or error.transient):
                     raise LaunchFailed(_refused(error)) from error
                 last = error
             try:

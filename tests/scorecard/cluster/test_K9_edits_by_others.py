@@ -1,0 +1,49 @@
+"""K9. Our objects are edited and deleted by others, again and again: the book follows, and nobody is fought (at most three
+writes a minute)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.assembly.cluster_site import NS, Site, services, until
+from tests.kube.kinds import SERVICES
+from tests.scorecard.cluster.support import is_true, writes
+
+pytestmark = pytest.mark.looptime
+
+
+async def test_edits_are_left_as_they_are(site: Site) -> None:
+    async with site.dispatcher() as one:
+        await one.leading()
+        assert (await one.chat()).status_code == 200
+        (name,) = services(site)
+        mark = len(writes(site, "services", "pods", "secrets"))
+        for number in range(36):
+
+            def edit(service: Any, note: str = str(number)) -> None:
+                service["metadata"]["annotations"]["example.com/note"] = note
+                service["metadata"]["labels"]["auto-scaler"] = "scaling"
+
+            site.cluster.edit(SERVICES, name, NS, edit)
+            await asyncio.sleep(5.0)
+            assert (await one.chat()).status_code == 200
+        assert len(writes(site, "services", "pods", "secrets")) == mark
+        assert site.cluster.get(SERVICES, name, NS)["metadata"]["annotations"]["example.com/note"] == "35"  # type: ignore[index]
+
+
+async def test_what_others_delete_comes_back_for_those_who_ask_and_for_nobody_else(site: Site) -> None:
+    async with site.dispatcher() as one:
+        await one.leading()
+        for number in range(3):
+            assert (await one.chat()).status_code == 200
+            mark = len(writes(site))
+            (name,) = services(site)
+            site.cluster.delete(SERVICES, name, NS)
+            await until(lambda: is_true(site, one))
+            await asyncio.sleep(60.0)
+            assert services(site) == []
+            written = [call for call in writes(site)[mark:] if call.rule[1] not in ("leases", "configmaps")]
+            assert len(written) <= 3, "it clears away what is left, once"
+            assert len([call for call in writes(site, "services") if call.verb == "create"]) == number + 1
