@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 
 import httpx2
 
+from ssis_dispatcher.models.catalogue import demo_path
+
 SSIS = str(Path(sys.executable).with_name("ssis"))
 ENGINE = str(Path(__file__).with_name("engine.py"))
 
@@ -339,6 +341,15 @@ def write_settings(
 def command_of(folder: Path, *more: str) -> list[str]:
     """How the engine of the tests is started."""
     return [sys.executable, "-I", "-S", ENGINE, "{port}", "{served_as}", str(folder), *more]
+
+
+ENDLESS: dict[str, object] = {"path": str(demo_path()), "context": 16384, "seats": 4}
+"""The catalogue's entry for the packaged model with room for an answer that takes many seconds, see `at_length`."""
+
+
+def at_length() -> dict[str, object]:
+    """What to ask for such an answer."""
+    return {"stream": True, "max_tokens": 16_000, "ignore_eos": True}
 
 
 def scripted(name: str, **more: object) -> dict[str, object]:

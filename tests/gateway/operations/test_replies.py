@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ssis_dispatcher.gateway.operations import operations
+from ssis_dispatcher.gateway.operations.replies import LastResort
+from ssis_dispatcher.http.asgi import ClientLeft
 
 if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
     from tests.gateway.operations.conftest import House
 
 
@@ -129,3 +132,17 @@ async def test_a_client_that_leaves_before_its_body_has_come_is_no_error(
 
     assert caplog.records == []
     assert house.wishes == []
+
+
+async def test_a_caller_who_leaves_in_the_middle_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def gone(message: Message) -> None:
+        raise ClientLeft
+
+    async def nothing() -> Message:
+        raise AssertionError
+
+    await LastResort(app)({"type": "http", "method": "GET", "path": "/api/servers"}, nothing, gone)
+    assert caplog.records == []

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ssis_dispatcher.errors import DispatchError, Problem
 from ssis_dispatcher.gateway.dialects.openai import OpenAI
 from ssis_dispatcher.gateway.dialects.problems import PROBLEM_JSON, problem_json
+from ssis_dispatcher.http.asgi import ClientLeft
 from ssis_dispatcher.telemetry.logs import ERROR, log
 
 _openai = OpenAI()
@@ -77,7 +78,7 @@ class LastResort:
 
         try:
             await self._app(scope, receive, watched)
-        except ClientDisconnect:
+        except (ClientDisconnect, ClientLeft):
             return  # nobody is left to answer
         except Exception as error:
             log("operation failed", ERROR, error, method=scope.get("method"), path=scope.get("path"))
