@@ -188,6 +188,10 @@ class Dispatcher:
         body = {"model": model, "messages": [{"role": "user", "content": prompt}], **more}
         return self.send("POST", "/v1/chat/completions", body, headers)
 
+    def chat_at_length(self, model: str) -> Call:
+        """A stream that takes a real model many seconds."""
+        return self.chat(model, stream=True, max_tokens=16_000, ignore_eos=True)
+
     def servers(self, model: str = "") -> list[dict[str, Any]]:
         """The servers of a model, or all."""
         found = self.get("/api/servers").json["servers"]
@@ -344,12 +348,7 @@ def command_of(folder: Path, *more: str) -> list[str]:
 
 
 ENDLESS: dict[str, object] = {"path": str(demo_path()), "context": 16384, "seats": 4}
-"""The catalogue's entry for the packaged model with room for an answer that takes many seconds, see `at_length`."""
-
-
-def at_length() -> dict[str, object]:
-    """What to ask for such an answer."""
-    return {"stream": True, "max_tokens": 16_000, "ignore_eos": True}
+"""The catalogue's entry for the packaged model with room for `Dispatcher.chat_at_length`."""
 
 
 def scripted(name: str, **more: object) -> dict[str, object]:

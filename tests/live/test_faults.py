@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.live.conftest import Start
-from tests.live.support import ENDLESS, Dispatcher, at_length, command_of, is_alive, until
+from tests.live.support import ENDLESS, Dispatcher, command_of, is_alive, until
 
 DEMO = files("ssis_dispatcher") / "data" / "demo.gguf"
 
@@ -49,7 +49,7 @@ def test_a_server_killed_in_the_middle_of_an_answer_is_an_error_and_no_end(
 
 def test_a_real_model_killed_in_the_middle_of_an_answer_is_an_error(start: Start) -> None:
     dispatcher = start(models={"endless": ENDLESS})
-    call = dispatcher.chat("endless", **at_length())
+    call = dispatcher.chat_at_length("endless")
     call.line()
     dispatcher.kill(dispatcher.pid_of("endless"))
     answer = call.answer()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.live.conftest import Start
-from tests.live.support import ENDLESS, Dispatcher, at_length, scripted, until
+from tests.live.support import ENDLESS, Dispatcher, scripted, until
 
 SOON = 1.0
 
@@ -69,7 +69,7 @@ def test_leaving_while_the_model_starts_asks_the_engine_nothing(start: Start, st
 def test_a_real_model_stops_generating(start: Start) -> None:
     """llama.cpp itself says what its slots do, and whether they have come to the end of what they were asked for."""
     dispatcher = start(models={"endless": ENDLESS})
-    calls = [dispatcher.chat("endless", **at_length()) for _ in range(4)]
+    calls = [dispatcher.chat_at_length("endless") for _ in range(4)]
     for call in calls:
         call.line()
     for call in calls:
