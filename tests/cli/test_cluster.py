@@ -166,7 +166,7 @@ async def test_the_phases_of_a_request_are_shown_meanwhile(site: Site, say: Any)
         site.answer(call, exchange)
         if "/api/requests/" in call.path:
             looks.append(call)
-        if len(looks) > 1 and waiting:  # what the first look brought has been shown then
+        if len(looks) > 2 and waiting:  # what the first looks brought has been shown then
             waiting[0].send((say.delta("Here") + say.done).encode())
             waiting.pop().end()
 
