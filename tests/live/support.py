@@ -19,8 +19,6 @@ from typing import Any, TypeVar
 
 import httpx2
 
-from ssis_dispatcher.models.catalogue import demo_path
-
 SSIS = str(Path(sys.executable).with_name("ssis"))
 ENGINE = str(Path(__file__).with_name("engine.py"))
 
@@ -189,8 +187,9 @@ class Dispatcher:
         return self.send("POST", "/v1/chat/completions", body, headers)
 
     def chat_at_length(self, model: str) -> Call:
-        """A stream that takes a real model many seconds."""
-        return self.chat(model, stream=True, max_tokens=16_000, ignore_eos=True)
+        """A stream of a real model that takes long, and does not fit into all the buffers on its way: as many tokens as it
+        has room for, with a thousand probabilities for each."""
+        return self.chat(model, stream=True, max_tokens=1000, ignore_eos=True, n_probs=1000)
 
     def servers(self, model: str = "") -> list[dict[str, Any]]:
         """The servers of a model, or all."""
@@ -345,10 +344,6 @@ def write_settings(
 def command_of(folder: Path, *more: str) -> list[str]:
     """How the engine of the tests is started."""
     return [sys.executable, "-I", "-S", ENGINE, "{port}", "{served_as}", str(folder), *more]
-
-
-ENDLESS: dict[str, object] = {"path": str(demo_path()), "context": 16384, "seats": 4}
-"""The catalogue's entry for the packaged model with room for `Dispatcher.chat_at_length`."""
 
 
 def scripted(name: str, **more: object) -> dict[str, object]:

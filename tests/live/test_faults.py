@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.live.conftest import Start
-from tests.live.support import ENDLESS, Dispatcher, command_of, is_alive, until
+from tests.live.support import Dispatcher, command_of, is_alive, until
 
 DEMO = files("ssis_dispatcher") / "data" / "demo.gguf"
 
@@ -48,10 +48,10 @@ def test_a_server_killed_in_the_middle_of_an_answer_is_an_error_and_no_end(
 
 
 def test_a_real_model_killed_in_the_middle_of_an_answer_is_an_error(start: Start) -> None:
-    dispatcher = start(models={"endless": ENDLESS})
-    call = dispatcher.chat_at_length("endless")
+    dispatcher = start()
+    call = dispatcher.chat_at_length("demo")
     call.line()
-    dispatcher.kill(dispatcher.pid_of("endless"))
+    dispatcher.kill(dispatcher.pid_of("demo"))
     answer = call.answer()
     assert not answer.complete
     assert answer.events()[-1]["error"]["code"].startswith("upstream_")

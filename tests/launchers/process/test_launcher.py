@@ -153,10 +153,11 @@ async def test_a_cache_that_outgrows_the_slice_is_out_of_memory(make: Make, make
 async def test_one_that_is_killed_mid_stream_breaks_the_stream_and_is_reported(
     make: Make, make_order: Any, reports: Any, watching: Any
 ) -> None:
-    one, order = make(), make_order(context=16384)
+    one, order = make(), make_order(context=1024)
     async with watching(one):
         ready = await one.launch(order, reports)
-        body = {"prompt": "Once", "max_tokens": 16_000, "stream": True, "ignore_eos": True}
+        # More than fits into the buffers on its way, so that it cannot have ended.
+        body = {"prompt": "Once", "max_tokens": 900, "stream": True, "ignore_eos": True, "n_probs": 1000}
         async with (
             httpx2.AsyncClient(timeout=30) as client,
             client.stream("POST", f"http://{ready.address}/v1/completions", json=body) as reply,
