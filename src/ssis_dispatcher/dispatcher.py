@@ -43,6 +43,8 @@ from ssis_dispatcher.core.messages import (
 )
 from ssis_dispatcher.core.sizing import Profile
 from ssis_dispatcher.errors import DispatchError, Problem
+from ssis_dispatcher.http import addresses
+from ssis_dispatcher.http.addresses import Address
 from ssis_dispatcher.launchers.base import Launcher, LaunchFailed
 
 Log = Callable[..., None]
@@ -55,7 +57,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     server: str
     model: Model
-    address: tuple[str, int]
+    address: Address
     host: bytes | None = None
 
 
@@ -422,8 +424,7 @@ class _Waiter:
 def _endpoint(server: str, model: Model, address: str) -> Endpoint:
     """``host:port``, or ``gateway:port/host-header`` for servers behind a gateway."""
     where, _, host_header = address.partition("/")
-    host, _, port = where.rpartition(":")
-    return Endpoint(server, model, (host.strip("[]"), int(port)), host_header.encode() or None)
+    return Endpoint(server, model, addresses.split(where), host_header.encode() or None)
 
 
 __all__ = ["NOT_YET", "Dispatcher", "Endpoint", "Guest", "Tasks", "Visit"]

@@ -10,7 +10,8 @@ import pytest
 from ssis_dispatcher.core.messages import Failure, FailureKind, InventoryChanged, Launch, ServerFailed, ServerProgressed
 from ssis_dispatcher.core.slices import Pool, cpu_slice
 from ssis_dispatcher.launchers.base import LaunchFailed
-from ssis_dispatcher.launchers.fake import FAILED_KEPT, FakeLauncher, Outcome
+from ssis_dispatcher.launchers.fake import FakeLauncher, Outcome
+from ssis_dispatcher.launchers.last_lines import FAILED_KEPT
 
 POOLS = (Pool("local", cpu_slice(512, 0.5), 4),)
 CRASH = Failure(FailureKind.CRASHED, "it crashed")

@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import gc
-import os
-import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -271,27 +267,6 @@ def marked_stream(reply: Reply) -> bool:
     """Whether it ends as a broken stream must: an error event at the very end, and no end of the framing."""
     last = reply.body.rstrip(b"\n").rpartition(b"\n\n")[2]
     return reply.status == 200 and not reply.whole and last.startswith(b"data:") and b'"error"' in last
-
-
-class Counts:
-    """What a process holds: descriptors, tasks, threads, and (after a collection) objects."""
-
-    def __init__(self) -> None:
-        gc.collect()
-        self.descriptors = len(os.listdir("/proc/self/fd"))
-        self.tasks = len(asyncio.all_tasks())
-        self.threads = threading.active_count()
-        self.blocks = sys.getallocatedblocks()
-        self.objects: dict[str, int] = {}
-        for thing in gc.get_objects():
-            kind = type(thing)
-            if kind.__module__.startswith(("ssis_dispatcher", "asyncio", "uvloop", "httptools")):
-                name = f"{kind.__module__}.{kind.__qualname__}"
-                self.objects[name] = self.objects.get(name, 0) + 1
-
-    @property
-    def held(self) -> tuple[int, int, int]:
-        return self.descriptors, self.tasks, self.threads
 
 
 Fact = Callable[[], Any]

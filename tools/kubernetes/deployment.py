@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import tempfile
 from pathlib import Path
 
@@ -53,7 +52,6 @@ def deploy(kubectl: Kubectl) -> None:
     secret = "" if "keys-off" in chosen() else _make_key(kubectl, place)
     _give_way(kubectl, place, objects)
     kubectl.apply([one for one in wanted if one["kind"] != "Namespace"])
-    _serve_elsewhere(kubectl, place, objects)
     await_serving(kubectl, place)
     _retire(kubectl, place)
     _report(kubectl, place, secret)
@@ -109,28 +107,6 @@ def _give_way(kubectl: Kubectl, place: str, objects: list[Object]) -> None:
         if (api, kind) not in wanted and there and not there["metadata"].get("ownerReferences"):
             say(f"  {named(there)} gives way to the other form of the dispatcher")
             kubectl.delete([there])
-
-
-def _serve_elsewhere(kubectl: Kubectl, place: str, objects: list[Object]) -> None:
-    """Where dispatcher-config sends servers to another namespace, the dispatcher needs the same rights there."""
-    config = kubectl.get("configmap", CONFIG, place) or {}
-    other = config.get("data", {}).get("service-namespace", "").strip() or place
-    if other == place:
-        return
-    if kubectl.get("namespace", other) is None:
-        raise Problem(f"service-namespace of {CONFIG} is {other}, and there is no such namespace")
-    rights = []
-    for one in objects:
-        if one["kind"] in {"Role", "RoleBinding"} and one["metadata"]["namespace"] == place:
-            copy = json.loads(json.dumps(one))
-            copy["metadata"] |= {"namespace": other, "name": f"ssis-dispatcher-{place}"}
-            if "roleRef" in copy:
-                copy["roleRef"]["name"] = f"ssis-dispatcher-{place}"
-            rights.append(copy)
-        if one["kind"] == "ServiceAccount" and one["metadata"]["name"] == "model-server":
-            rights.append(json.loads(json.dumps(one)) | {"metadata": one["metadata"] | {"namespace": other}})
-    kubectl.apply(rights)
-    say(f"  servers run in namespace {other}: given the same rights there")
 
 
 def await_serving(kubectl: Kubectl, place: str, within: float = 180) -> None:
@@ -250,12 +226,7 @@ def clean(kubectl: Kubectl) -> None:
     kubectl.delete(first, within=900)
     until("the dispatcher's pods to end", lambda: not kubectl.list("pods", "-n", place, "-l", PODS), within=900)
     kubectl.delete([one for one in mine if one not in first and one["kind"] != "ServiceAccount"])
-    elsewhere = [
-        one for one in kubectl.list("roles,rolebindings", "-A") if one["metadata"]["name"] == f"ssis-dispatcher-{place}"
-    ]
-    kubectl.delete(elsewhere)
-    places = {place, *(one["metadata"]["namespace"] for one in elsewhere)} - {"knative-serving"}
-    servers = [one for where in sorted(places) for one in kubectl.list(KSVC, "-n", where, "-l", MANAGED)]
+    servers = kubectl.list(KSVC, "-n", place, "-l", MANAGED)
     if not everything:
         say(f"The dispatcher is gone from {place}. Its configuration and keys stay, and {_count(servers)}:")
         for one in servers:
@@ -263,8 +234,7 @@ def clean(kubectl: Kubectl) -> None:
         say("make deploy takes them over again; make clean ALL=1 removes them, too.")
         return
     kubectl.delete(servers, within=700)
-    for where in sorted(places):
-        kubectl.delete(kubectl.list("secrets,configmaps", "-n", where, "-l", MANAGED))
+    kubectl.delete(kubectl.list("secrets,configmaps", "-n", place, "-l", MANAGED))
     names = [
         ("secret", KEYS),
         ("secret", KEY),

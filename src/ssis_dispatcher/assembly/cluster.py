@@ -28,8 +28,10 @@ from ssis_dispatcher.engines.registry import ENGINES
 from ssis_dispatcher.errors import DispatchError, Problem
 from ssis_dispatcher.files import BadFile
 from ssis_dispatcher.gateway.following import LEADER_CHANGED, Following
-from ssis_dispatcher.kube.api import CONFIGMAPS, EVENTS, ApiError, Kube
-from ssis_dispatcher.kube.credentials import NoCluster
+from ssis_dispatcher.http import addresses
+from ssis_dispatcher.http.addresses import Address
+from ssis_dispatcher.kube.api import CONFIGMAPS, EVENTS, MANAGER, ApiError, Kube
+from ssis_dispatcher.kube.credentials import NoCluster, in_pod
 from ssis_dispatcher.kube.lease import Lease
 from ssis_dispatcher.kube.watch import Mirror
 from ssis_dispatcher.launchers.knative.launcher import KnativeLauncher
@@ -126,13 +128,12 @@ class Cluster:
         """Whether requests are answered by the book of this process."""
         return self._in_office
 
-    def leader(self) -> tuple[str, int] | None:
+    def leader(self) -> Address | None:
         """Where another dispatcher leads; None where none does, as far as is known."""
         lease = self._lease
         if lease.leading or not lease.address:
             return None
-        host, _, port = lease.address.rpartition(":")
-        return host.strip("[]"), int(port)
+        return addresses.split(lease.address)
 
     def unready(self) -> Problem | None:
         """Why no request should come here; None where they may."""
@@ -165,7 +166,7 @@ class Cluster:
         return Lease(self.kube, namespace, name, identity(), self._address, changed=self._moved, stands=stands)
 
     def _moved(self) -> None:
-        self._tie()
+        self.tie()
         self._changing.set()
         if not self._lease.leading:
             self._following.moved()
@@ -186,7 +187,7 @@ class Cluster:
         self._knowledge.lessons.reload()
         self._dispatcher.start()
         self._in_office, self._tied = True, False
-        self._tie()
+        self.tie()
         self._complain()
         self._following.moved()
 
@@ -205,11 +206,8 @@ class Cluster:
         self._lease = self._candidate(stands=False)
         self._dispatcher.tasks.start(self._lease.run(), "who leads now")
 
-    def look(self) -> None:
-        """Once a second: may anything be started and stopped?"""
-        self._tie()
-
-    def _tie(self) -> None:
+    def tie(self) -> None:
+        """Once a second, and when the lead may have changed hands: may anything be started and stopped?"""
         tied = not (self._lease.certain and self.kube.reachable)
         if self._in_office and tied != self._tied:
             self._tied = tied
@@ -267,7 +265,7 @@ def _event(config: dict[str, Any], reason: str) -> dict[str, Any]:
         "type": "Warning",
         "reason": "Refused",
         "message": reason[:1000],
-        "source": {"component": "ssis-dispatcher"},
+        "source": {"component": MANAGER},
         "firstTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "lastTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "count": 1,
@@ -278,7 +276,7 @@ def identity() -> str:
     """Who we are in the election: the pod, whose container takes up at once what the one before it led; elsewhere this
     process."""
     name = socket.gethostname()
-    return name if "KUBERNETES_SERVICE_HOST" in os.environ else f"{name}-{os.getpid()}"
+    return name if in_pod() else f"{name}-{os.getpid()}"
 
 
 def _own_address(port: int) -> str:
@@ -289,5 +287,4 @@ def _own_address(port: int) -> str:
         raise DispatchError(
             f"The address of this machine cannot be found out: {error}. Set replica_address."
         ) from error
-    host = str(found[0][4][0])
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return addresses.join(str(found[0][4][0]), port)

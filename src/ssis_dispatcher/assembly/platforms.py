@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterable
 
@@ -10,6 +9,7 @@ from ssis_dispatcher.assembly.knowledge import Knowledge
 from ssis_dispatcher.core.messages import Model
 from ssis_dispatcher.core.sizing import size
 from ssis_dispatcher.core.slices import Pool
+from ssis_dispatcher.kube.credentials import in_pod
 from ssis_dispatcher.launchers.base import Launcher
 from ssis_dispatcher.launchers.fake import FakeLauncher
 from ssis_dispatcher.launchers.inventory import load_inventory
@@ -29,7 +29,7 @@ def platform(settings: Settings, knowledge: Knowledge) -> Launcher:
 def on_cluster(settings: Settings) -> bool:
     """Whether servers run on a Kubernetes cluster."""
     if settings.platform == "auto":
-        return "KUBERNETES_SERVICE_HOST" in os.environ
+        return in_pod()
     return settings.platform == "knative"
 
 

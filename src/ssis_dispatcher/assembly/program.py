@@ -182,7 +182,7 @@ class Program:
         loop = asyncio.get_running_loop()
         self.door.refresh(loop.time())
         if self.cluster is not None:
-            self.cluster.look()
+            self.cluster.tie()
         for model in self.knowledge.catalogue_changes():
             for key in [key for key, state in self.dispatcher.fleet.book.models.items() if state.model.id == model]:
                 self.dispatcher.post(ModelForgotten("operator: catalogue", key))

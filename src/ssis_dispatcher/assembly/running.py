@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from ssis_dispatcher.assembly.program import Program
 from ssis_dispatcher.errors import DispatchError, Problem
+from ssis_dispatcher.http import addresses
 from ssis_dispatcher.launchers.base import Launcher
 from ssis_dispatcher.settings import Settings
 from ssis_dispatcher.telemetry.logs import log, setup
@@ -116,6 +117,4 @@ def url_of(settings: Settings, port: int) -> str:
         address = ipaddress.ip_address(host)
         if address.is_unspecified:  # all addresses of one family: a listener on :: does not hear 127.0.0.1
             host = "127.0.0.1" if address.version == 4 else "::1"
-        if address.version == 6:
-            host = f"[{host}]"
-    return f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"
+    return f"{'https' if settings.tls_cert else 'http'}://{addresses.join(host, port)}"

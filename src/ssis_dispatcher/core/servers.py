@@ -133,6 +133,11 @@ class Server:
         """Whether it may be stopped for another model: idle, not pinned, its dwell time over."""
         return self.indexed and self.state is State.READY and not self.busy and not self.model.pinned
 
+    @property
+    def goes_unclaimed(self) -> bool:
+        """Whether it stops, and no launch waits for that."""
+        return self.state is State.STOPPING and self.claim is None
+
     def enter(self, happened: type[Event] | type[Stop]) -> bool:
         """Take the step of `LIFECYCLE`; False, and nothing changes, where it is not allowed."""
         following = LIFECYCLE[self.state].get(happened)

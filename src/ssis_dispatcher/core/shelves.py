@@ -51,7 +51,7 @@ class Bin:
 
     def going(self) -> list[Server]:
         """Servers that stop without a launch waiting for it."""
-        return [server for server in self.servers.values() if server.state is State.STOPPING and server.claim is None]
+        return [server for server in self.servers.values() if server.goes_unclaimed]
 
     def idle(self) -> list[Server]:
         """Servers that may go, the cheapest first."""
@@ -91,7 +91,7 @@ class Bin:
         if self.rack.limited:
             for bin in self.rack.bins.values():
                 for server in bin.servers.values():
-                    if server.evictable or (server.state is State.STOPPING and server.claim is None):
+                    if server.evictable or server.goes_unclaimed:
                         yield server
 
     def _for_cpu_and_memory(self) -> list[Server]:

@@ -15,11 +15,11 @@ import asyncio
 from collections.abc import Callable
 
 from ssis_dispatcher.errors import Problem, UpstreamError
+from ssis_dispatcher.http.addresses import Address
 from ssis_dispatcher.http.client import Call, Pool
 from ssis_dispatcher.http.heads import Header, for_next_hop, retry_headers
 from ssis_dispatcher.http.server import Exchange, Handler
 
-Address = tuple[str, int]
 Render = Callable[[Exchange, Problem], tuple[bytes, bytes]]
 
 HOP = b"x-ssis-hop"

@@ -67,18 +67,17 @@ class Key:
     """One caller: its record, and what it is doing now. Outlives a reload of the record."""
 
     __slots__ = (
-        *(
-            "_allowance",
-            "_pattern",
-            "_refilled",
-            "_verdicts",
-            "digest",
-            "expires",
-            "fleet_limits",
-            "in_flight",
-            "lasting",
-        ),
-        *("name", "record"),
+        "_allowance",
+        "_pattern",
+        "_refilled",
+        "_verdicts",
+        "digest",
+        "expires",
+        "fleet_limits",
+        "in_flight",
+        "lasting",
+        "name",
+        "record",
     )
 
     def __init__(self, record: KeyRecord) -> None:

@@ -22,6 +22,7 @@ import msgspec
 from ssis_dispatcher.errors import DispatchError, UpstreamError
 from ssis_dispatcher.gateway.dialects.base import Dialect, Translator, Upstream
 from ssis_dispatcher.gateway.hops import of_a_hop
+from ssis_dispatcher.http.addresses import Address
 from ssis_dispatcher.http.client import Call, Pool
 from ssis_dispatcher.http.heads import Header, Lines, block, comes_back, for_upstream, retry_headers
 from ssis_dispatcher.http.server import Exchange, report
@@ -38,7 +39,7 @@ _PIECES = 16
 """How many small pieces are kept before they are boiled down to a tail."""
 
 
-Openings = dict[tuple[tuple[str, int], bytes | None, str], bytes]
+Openings = dict[tuple[Address, bytes | None, str], bytes]
 """Heads of requests to inference servers, as far as they are the same for one caller's head: by address, Host and path."""
 
 _MOST_OPENINGS = 64
@@ -98,9 +99,7 @@ class Relay(msgspec.Struct, eq=False):
     _content_type: bytes = b""
     _length: int | None = None
 
-    def send(
-        self, pool: Pool, address: tuple[str, int], host: bytes | None = None, openings: Openings | None = None
-    ) -> None:
+    def send(self, pool: Pool, address: Address, host: bytes | None = None, openings: Openings | None = None) -> None:
         """Begin; to be called once. ``openings`` keeps what is the same for all requests with this head."""
         exchange, upstream = self.exchange, self.upstream
         self._clock = pool.time
@@ -125,7 +124,7 @@ class Relay(msgspec.Struct, eq=False):
             self._again = lambda: self._send_again(pool, address, opening)
         self._begin_call(pool, address, opening)
 
-    def _begin_call(self, pool: Pool, address: tuple[str, int], opening: bytes) -> None:
+    def _begin_call(self, pool: Pool, address: Address, opening: bytes) -> None:
         exchange, upstream = self.exchange, self.upstream
         call = pool.begin(address, upstream.method, opening, upstream.body, self)
         self._call = call
@@ -135,7 +134,7 @@ class Relay(msgspec.Struct, eq=False):
         if self._begun and exchange.paused:
             call.pause()
 
-    def _send_again(self, pool: Pool, address: tuple[str, int], opening: bytes) -> None:
+    def _send_again(self, pool: Pool, address: Address, opening: bytes) -> None:
         if self.done is not None:  # else the caller has left meanwhile
             self._begin_call(pool, address, opening)
 

@@ -14,6 +14,8 @@ from collections import deque
 from functools import lru_cache
 
 from ssis_dispatcher.errors import UpstreamError, UpstreamTimeout
+from ssis_dispatcher.http import addresses
+from ssis_dispatcher.http.addresses import Address
 from ssis_dispatcher.http.heads import Header, block
 from ssis_dispatcher.http.known import Memory
 from ssis_dispatcher.http.limits import UpstreamLimits
@@ -21,8 +23,6 @@ from ssis_dispatcher.http.outbox import Outbox
 from ssis_dispatcher.http.upstream import Call, Receiver, ReplyHead, UpstreamConnection
 
 __all__ = ["Call", "Pool", "Receiver", "UpstreamLimits"]
-
-Address = tuple[str, int]
 
 _WITH_BODY = ("POST", "PUT", "PATCH")
 _NOT_ONE_WORD = re.compile(rb"[^\x21-\x7e]")
@@ -51,8 +51,7 @@ class Upstream:
     def __init__(self, pool: Pool, address: Address) -> None:
         self._pool = pool
         self.address = address
-        name = f"[{address[0]}]" if ":" in address[0] else address[0]
-        self.host = f"{name}:{address[1]}".encode()
+        self.host = addresses.join(*address).encode()
         self.idle: dict[UpstreamConnection, None] = {}  # in order of release; the newest is used first
         self.waiting: deque[Call] = deque()
         self.connecting = 0

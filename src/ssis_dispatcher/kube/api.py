@@ -47,6 +47,7 @@ __all__ = (
     "DEPLOYMENTS",
     "EVENTS",
     "LEASES",
+    "MANAGER",
     "NODES",
     "PODS",
     "QUOTAS",
@@ -80,7 +81,7 @@ SILENCE = 5.0
 """Seconds that a watch may last beyond the time at which the server was asked to end it."""
 
 MANAGER = "ssis-dispatcher"
-"""Our name in ``managedFields``."""
+"""Our name: in ``managedFields``, and on what we write."""
 
 _CONNECTIONS = httpx2.Limits(max_connections=128, max_keepalive_connections=16, keepalive_expiry=30.0)
 """Every watch holds a connection of its own; the others are shared by the calls."""
@@ -367,8 +368,9 @@ class Kube:
         version = ""
         pages = self.pages(kind, namespace, labels=labels, fields=fields, patience=patience, limit=limit)
         async with aclosing(pages):
-            async for objects, version in pages:  # noqa: B007 - that of the last page counts
+            async for objects, version_then in pages:
                 found += objects
+                version = version_then  # that of the last page counts
         return found, version
 
     async def _write(self, method: str, kind: Kind, path: str, body: Object, timeout: float, patience: float) -> bytes:

@@ -82,11 +82,16 @@ def find(context: str | None = None, account: str = SERVICE_ACCOUNT) -> Access:
     return Access(config.cluster.server, verify, auth, config.namespace, trust_env)
 
 
+def in_pod() -> bool:
+    """Whether this process runs in a pod."""
+    return "KUBERNETES_SERVICE_HOST" in os.environ
+
+
 def _config(context: str | None, account: str) -> tuple[bool, SingleConfig]:
     """Whether it is the service account's, and it. Of several files in KUBECONFIG the first that knows the context counts."""
     from lightkube.config.kubeconfig import KubeConfig
 
-    if context is None and "KUBERNETES_SERVICE_HOST" in os.environ and Path(account, "token").is_file():
+    if context is None and in_pod() and Path(account, "token").is_file():
         found = KubeConfig.from_service_account(account).get()
         assert found is not None
         return True, found

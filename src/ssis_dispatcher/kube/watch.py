@@ -183,8 +183,9 @@ class Mirror:
         version = ""
         pages = self._kube.pages(self._kind, self._namespace, labels=self._labels, fields=self._fields, limit=limit)
         async with aclosing(pages):
-            async for objects, version in pages:  # noqa: B007 - that of the last page counts
+            async for objects, version_then in pages:
                 draft |= self._replica.draft(objects)
+                version = version_then  # that of the last page counts
         return draft, version
 
     async def _follow(self) -> None:

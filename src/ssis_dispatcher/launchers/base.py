@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from ssis_dispatcher.core.messages import AnyEvent, Failure, Launch, ServerReady
+from ssis_dispatcher.core.messages import AnyEvent, Failure, FailureKind, Launch, ServerReady
+from ssis_dispatcher.errors import CallerError, DispatchError
 
 Report = Callable[[AnyEvent], None]
 
@@ -21,6 +22,12 @@ class LaunchFailed(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
+
+    @staticmethod
+    def of(error: DispatchError) -> LaunchFailed:
+        """For a model whose source cannot be told: what the caller must mend, no other start of it mends."""
+        kind = FailureKind.MISCONFIGURED if isinstance(error, CallerError) else FailureKind.CRASHED
+        return LaunchFailed(Failure(kind, error.problem.message))
 
 
 class Launcher(Protocol):

@@ -8,7 +8,7 @@ something (`tests/launchers/test_contract.py`).
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
@@ -24,9 +24,7 @@ from ssis_dispatcher.core.messages import (
 )
 from ssis_dispatcher.core.slices import Pool
 from ssis_dispatcher.launchers.base import LaunchFailed, Report
-
-FAILED_KEPT = 64
-"""Failed servers whose last lines are kept."""
+from ssis_dispatcher.launchers.last_lines import LastLines
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -74,7 +72,7 @@ class FakeLauncher:
         self._address = address
         self._stop_seconds = stop_seconds
         self._servers: dict[str, _FakeServer] = {}
-        self._failed: OrderedDict[str, list[str]] = OrderedDict()
+        self._failed = LastLines()
         self._report: Report | None = None
         self._untold: deque[AnyEvent] = deque()
 
@@ -112,7 +110,7 @@ class FakeLauncher:
 
     async def logs(self, server: str) -> list[str]:
         running = self._servers.get(server)
-        return list(running.lines if running else self._failed.get(server, ()))
+        return list(running.lines) if running else self._failed.of(server)
 
     async def close(self) -> None:
         self._servers.clear()
@@ -149,10 +147,7 @@ class FakeLauncher:
     def _fail(self, server: _FakeServer, failure: Failure) -> None:
         name = server.order.server
         self._servers.pop(name, None)
-        self._failed[name] = [*server.lines, failure.message]
-        self._failed.move_to_end(name)
-        while len(self._failed) > FAILED_KEPT:
-            self._failed.popitem(last=False)
+        self._failed.keep(name, [*server.lines, failure.message])
 
     def _tell(self, event: AnyEvent) -> None:
         """Report ``event``, now or when somebody watches again."""

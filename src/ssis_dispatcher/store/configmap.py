@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from ssis_dispatcher.core.messages import Remember
-from ssis_dispatcher.kube.api import CONFIGMAPS, ApiError, Kube
+from ssis_dispatcher.kube.api import CONFIGMAPS, MANAGER, ApiError, Kube
 from ssis_dispatcher.store.base import Lesson, Place, learned
 from ssis_dispatcher.telemetry.logs import WARNING, log
 
@@ -114,7 +114,7 @@ class ConfigMapStore:
         except ApiError as error:
             if not error.missing:
                 raise
-            labels = {"app.kubernetes.io/managed-by": "ssis-dispatcher"}
+            labels = {"app.kubernetes.io/managed-by": MANAGER}
             kept = {key: text for key, text in data.items() if text is not None}
             made = {"metadata": {"name": self._name, "labels": labels}, "data": kept}
             await self._kube.create(CONFIGMAPS, made, self._namespace)

@@ -20,6 +20,7 @@ from ssis_dispatcher.assembly.doctor.sight import KEYS, Sight, look, service_of
 from ssis_dispatcher.assembly.passage import in_words, is_ready
 from ssis_dispatcher.core.slices import Pool, SliceKind
 from ssis_dispatcher.files import BadFile
+from ssis_dispatcher.http import addresses
 from ssis_dispatcher.kube.api import ApiError, Kube
 from ssis_dispatcher.kube.credentials import NoCluster
 from ssis_dispatcher.launchers.knative.capacity import inventory
@@ -201,15 +202,15 @@ def _ready_endpoints(slices: Iterable[dict[str, Any]]) -> int:
 
 def reached(address: str) -> str | None:
     """Whether somebody listens at ``host:port``: "" if so, None where the name is not known, else what went wrong."""
-    host, _, port = address.rpartition(":")
-    if not host:
+    if not address.rpartition(":")[0]:
         return None
+    where = addresses.split(address)
     try:
-        socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        socket.getaddrinfo(*where, type=socket.SOCK_STREAM)
     except OSError:
         return None
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        socket.create_connection(where, timeout=CONNECT_SECONDS).close()
     except OSError as error:
         return error.strerror or str(error)
     return ""

@@ -6,7 +6,6 @@ A question that the API server does not answer leaves its `ApiError` in place of
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -25,7 +24,8 @@ from ssis_dispatcher.kube.api import (
     Kind,
     Kube,
 )
-from ssis_dispatcher.launchers.knative.features import Features
+from ssis_dispatcher.kube.credentials import in_pod
+from ssis_dispatcher.launchers.knative.features import CONFIGS, KNATIVE, Features
 from ssis_dispatcher.settings import Settings, SettingsError, load
 
 Object = dict[str, Any]
@@ -38,7 +38,6 @@ ENDPOINTS = Kind("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 OWN_REVIEWS = Kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", False)
 REVIEWS = Kind("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", False)
 
-KNATIVE = "knative-serving"
 NAME = "dispatcher"
 """Of the dispatcher's Knative Service, Deployment and ServiceAccount."""
 KEYS = "dispatcher-keys"
@@ -83,7 +82,7 @@ RIGHTS = (
     Right("", "resourcequotas", ("list", "watch")),
     Right("", "events", ("create",)),
     Right("coordination.k8s.io", "leases", ("get", "create", "update")),
-    Right("", "configmaps", ("get",), KNATIVE, ("config-features", "config-defaults")),
+    Right("", "configmaps", ("get",), KNATIVE, CONFIGS),
 )
 """The same as deploy/base/rbac.yaml."""
 
@@ -117,7 +116,7 @@ class Sight:
     @property
     def features(self) -> Features:
         """What this Knative allows, as far as it may be seen."""
-        found = [self.knative.get(name) for name in ("config-features", "config-defaults")]
+        found = [self.knative.get(name) for name in CONFIGS]
         return Features.of(*(None if isinstance(one, ApiError) else one for one in found))
 
     @property
@@ -145,8 +144,8 @@ async def look(kube: Kube, settings: Settings) -> Sight:
     """Read everything. Raises `ApiError` where the API server cannot be asked at all."""
     place = settings.namespace
     namespace = await _first(kube, place)
-    inside = "KUBERNETES_SERVICE_HOST" in os.environ
-    names = ("config-features", "config-defaults", "config-network")
+    inside = in_pod()
+    names = (*CONFIGS, "config-network")
     version, services, deployment, extra, *knative = await asyncio.gather(
         _answer(kube.version()),
         _list(kube, SERVICES, place),

@@ -20,6 +20,11 @@ from ssis_dispatcher.launchers.knative.options import KnativeOptions, VolumeKind
 
 Version = tuple[int, int]
 
+KNATIVE = "knative-serving"
+"""The namespace of Knative's own objects."""
+CONFIGS = ("config-features", "config-defaults")
+"""The ConfigMaps there that all of this is read from, in the order of `Features.of`."""
+
 OLDEST: Version = (1, 15)
 NEWEST: Version = (1, 23)
 """The releases of Knative that this program is written for; newer ones are taken to be like the newest."""
@@ -152,7 +157,7 @@ def is_nebuly(slice: Slice) -> bool:
 def patch(flag: str) -> str:
     """The command that switches ``flag`` on."""
     data = f'{{"data":{{"{flag}":"enabled"}}}}'
-    return f"kubectl patch configmap/config-features -n knative-serving --type merge -p '{data}'"
+    return f"kubectl patch configmap/config-features -n {KNATIVE} --type merge -p '{data}'"
 
 
 def _missing(flag: str, what: str, features: Features) -> Missing:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -39,7 +39,8 @@ from ssis_dispatcher.core.messages import (
 )
 from ssis_dispatcher.core.slices import PENDING
 from ssis_dispatcher.engines.base import Engine
-from ssis_dispatcher.errors import CallerError, DispatchError
+from ssis_dispatcher.errors import DispatchError
+from ssis_dispatcher.http import addresses
 from ssis_dispatcher.kube.api import (
     CONFIGMAPS,
     NODES,
@@ -54,16 +55,14 @@ from ssis_dispatcher.kube.api import (
 from ssis_dispatcher.kube.watch import Mirror
 from ssis_dispatcher.launchers.base import LaunchFailed, Report
 from ssis_dispatcher.launchers.knative import capacity, manifests, names, pods, specs
-from ssis_dispatcher.launchers.knative.features import Features
+from ssis_dispatcher.launchers.knative.features import CONFIGS, KNATIVE, Features
 from ssis_dispatcher.launchers.knative.options import KnativeOptions, PodSource
+from ssis_dispatcher.launchers.last_lines import LastLines
 from ssis_dispatcher.telemetry.redact import redact
 
 Object = dict[str, Any]
 Log = Callable[..., None]
 Phase = Callable[[str, str], None]
-
-FAILED_KEPT = 64
-"""Failed servers whose last lines are kept."""
 
 _SETTLE = 0.05
 """Seconds that changes of the inventory are gathered, so that a node that joins is one event and not fifty."""
@@ -143,6 +142,12 @@ class _Server:
         """Whether what becomes of it is told as it comes: nobody waits for it in a call."""
         return not (self.launching or self.stopping)
 
+    async def wait(self, seconds: float) -> None:
+        """Until something about it changes, or for so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.changed.wait()
+
 
 class KnativeLauncher:
     """One namespace of one cluster. ``gateway`` is where servers are called: the ``host:port`` of Knative's internal gateway,
@@ -171,7 +176,7 @@ class KnativeLauncher:
         self._log = log
         self._servers: dict[str, _Server] = {}
         self._leaving: set[str] = set()  # uids of services that are being deleted
-        self._failed: OrderedDict[str, list[str]] = OrderedDict()
+        self._failed = LastLines()
         self._report: Report | None = None
         self._told: InventoryChanged | None = None
         self._stale = asyncio.Event()
@@ -252,9 +257,9 @@ class KnativeLauncher:
     async def _look_at_features(self) -> None:
         """What this Knative allows. What cannot be read counts as it is in a new installation."""
         found: list[Object] = []
-        for name in ("config-features", "config-defaults"):
+        for name in CONFIGS:
             try:
-                found.append(await self._kube.get(CONFIGMAPS, name, "knative-serving"))
+                found.append(await self._kube.get(CONFIGMAPS, name, KNATIVE))
             except ApiError as error:
                 if error.transient:
                     return
@@ -358,10 +363,7 @@ class KnativeLauncher:
                 server.stopping = True
                 self._chores.create_task(self._lose(server, verdict))
             return
-        if verdict.node and verdict.node != server.node:
-            server.node = verdict.node
-            self._tell(ServerPlaced(server.cause, server.name, verdict.node))
-        self._tell_progress(server, verdict)
+        self._tell_progress(server, verdict, self._tell)
         if verdict.ready and not server.ready:
             server.ready = True
             self._tell(ServerReady(server.cause, server.name, self._address(server)))
@@ -385,7 +387,7 @@ class KnativeLauncher:
         failure, lines = await self._explained(server, verdict)
         if self._servers.get(server.name) is server:
             del self._servers[server.name]
-        self._keep_lines(server.name, [*lines, failure.message])
+        self._failed.keep(server.name, [*lines, failure.message])
         self._stale.set()
         self._tell(ServerFailed("launcher", server.name, failure))
         await self._swept(server)
@@ -404,7 +406,7 @@ class KnativeLauncher:
     # A start
 
     async def launch(self, order: Launch, report: Report) -> ServerReady:
-        self._failed.pop(order.server, None)
+        self._failed.forget(order.server)
         server = self._servers[order.server] = _Server(
             order.server, order.cause, order.pool.slice.name, order.pool.node
         )
@@ -429,10 +431,8 @@ class KnativeLauncher:
         """Raises `LaunchFailed`."""
         try:
             return await self._resolve(order.model, phase)
-        except CallerError as error:
-            raise LaunchFailed(Failure(FailureKind.MISCONFIGURED, error.problem.message)) from error
         except DispatchError as error:
-            raise LaunchFailed(Failure(FailureKind.CRASHED, error.problem.message)) from error
+            raise LaunchFailed.of(error) from error
 
     async def _make(self, server: _Server, order: Launch, source: PodSource, phase: Phase) -> None:
         """Create the service, and the Secret that its pod reads the caller's token from. Raises `LaunchFailed`."""
@@ -508,11 +508,8 @@ class KnativeLauncher:
             verdict = self._judge(server)
             if self._is_certain(server, verdict):
                 failure, lines = await self._explained(server, verdict)
-                self._keep_lines(server.name, lines)
+                self._failed.keep(server.name, lines)
                 raise LaunchFailed(failure)
-            if verdict.node and verdict.node != server.node:
-                server.node = verdict.node
-                report(ServerPlaced(order.cause, server.name, verdict.node))
             self._tell_progress(server, verdict, report)
             if verdict.ready:
                 return
@@ -520,13 +517,11 @@ class KnativeLauncher:
             nowhere_since = (nowhere_since or clock()) if nowhere else None
             if nowhere_since is not None and clock() - nowhere_since >= _UNSCHEDULABLE_FOR:
                 raise LaunchFailed(Failure(FailureKind.LOST, f"no node can take it: {verdict.detail}"))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(_RECHECK, _UNSCHEDULABLE_FOR)):
-                    await server.changed.wait()
+            await server.wait(_RECHECK)
 
     async def _failed_to_start(self, server: _Server, failure: Failure) -> None:
         """Clear away what a start has left, as far as that goes quickly; the rest counts as taken until it is gone."""
-        self._keep_lines(server.name, [*self._failed.get(server.name, ()), failure.message])
+        self._failed.keep(server.name, [*self._failed.of(server.name), failure.message])
         server.stopping = True
         try:
             async with asyncio.timeout(_SWEEP_WITHIN):
@@ -613,9 +608,7 @@ class KnativeLauncher:
                 if due and (metadata["uid"], forced) not in hurried:
                     hurried.add((metadata["uid"], forced))
                     await self._hurry(metadata, 0.0 if forced else max(1.0, min(grace, _POD_GRACE)))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_CASCADE / 2):
-                    await server.changed.wait()
+            await server.wait(_CASCADE / 2)
 
     async def _hurry(self, pod: Object, grace: float) -> None:
         await self._kube.delete(PODS, pod["name"], self.options.namespace, uid=pod["uid"], grace=grace)
@@ -634,11 +627,15 @@ class KnativeLauncher:
         of_name = self._pods_of.get(server.name, {})
         return [pod for pod in of_name.values() if pod["metadata"]["labels"].get(names.SERVICE_UID) == server.uid]
 
-    def _tell_progress(self, server: _Server, verdict: pods.Verdict, report: Report | None = None) -> None:
+    def _tell_progress(self, server: _Server, verdict: pods.Verdict, report: Report) -> None:
+        """Where it is, and how far."""
+        if verdict.node and verdict.node != server.node:
+            server.node = verdict.node
+            report(ServerPlaced(server.cause, server.name, verdict.node))
         told = (verdict.phase, verdict.detail)
         if told != server.told and not verdict.ready:
             server.told = told
-            (report or self._tell)(ServerProgressed(server.cause, server.name, *told))
+            report(ServerProgressed(server.cause, server.name, *told))
 
     def _address(self, server: _Server) -> str:
         """Where it is called, as `dispatcher.Endpoint` has it: a gateway and the host that it knows it by, or the pod."""
@@ -646,13 +643,13 @@ class KnativeLauncher:
             return f"{self._gateway}/{server.name}.{self.options.namespace}.svc.{self._domain}"
         ip = self._judge(server).ip
         if ip:
-            return f"[{ip}]:{_QUEUE_PROXY}" if ":" in ip else f"{ip}:{_QUEUE_PROXY}"
+            return addresses.join(ip, _QUEUE_PROXY)
         return f"{server.name}.{self.options.namespace}.svc.{self._domain}:80"
 
     async def logs(self, server: str) -> list[str]:
         known = self._servers.get(server)
         if known is None:
-            return list(self._failed.get(server, ()))
+            return self._failed.of(server)
         return await self._lines_of(known)
 
     async def _lines_of(self, server: _Server) -> list[str]:
@@ -669,12 +666,6 @@ class KnativeLauncher:
                     continue
                 break
         return [redact(line) for line in lines]
-
-    def _keep_lines(self, server: str, lines: list[str]) -> None:
-        self._failed[server] = lines
-        self._failed.move_to_end(server)
-        while len(self._failed) > FAILED_KEPT:
-            self._failed.popitem(last=False)
 
     async def _delete(self, kind: Kind, found: Object) -> None:
         """An older object of ours, which stands in the way."""

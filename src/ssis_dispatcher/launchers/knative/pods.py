@@ -364,8 +364,9 @@ def _server_status(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def _end(status: Mapping[str, Any]) -> Mapping[str, Any]:
     """How a container ended, now or the last time; empty where it never did."""
     for when in ("state", "lastState"):
-        if end := (status.get(when) or {}).get("terminated"):
-            return end  # type: ignore[no-any-return]
+        end: Mapping[str, Any] | None = (status.get(when) or {}).get("terminated")
+        if end:
+            return end
     return {}
 
 
@@ -381,10 +382,8 @@ def _age(pod: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _condition(obj: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    for condition in (obj.get("status") or {}).get("conditions") or ():
-        if condition.get("type") == kind:
-            return condition  # type: ignore[no-any-return]
-    return {}
+    conditions: Sequence[Mapping[str, Any]] = (obj.get("status") or {}).get("conditions") or ()
+    return next((condition for condition in conditions if condition.get("type") == kind), {})
 
 
 def _is_settled(service: Mapping[str, Any]) -> bool:

@@ -42,8 +42,9 @@ def requests(pod: Mapping[str, Any]) -> Amounts:
     """What a pod asks of its node, by the scheduler's rule: its containers and those init containers that stay (sidecars)
     together, or what the neediest of the other init containers asks while it runs, with the sidecars before it; and the
     overhead of its runtime. What the pod as a whole says of CPU and memory comes before what its containers say."""
-    if (known := pod.get("asks")) is not None:
-        return known  # type: ignore[no-any-return]
+    known: Amounts | None = pod.get("asks")
+    if known is not None:
+        return known
     spec = pod.get("spec") or {}
     asked: Amounts = {}
     for container in spec.get("containers") or ():

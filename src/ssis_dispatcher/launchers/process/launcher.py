@@ -7,7 +7,7 @@ hold the GPUs, `failures` put an end into words. Called by the dispatcher throug
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Mapping
 
 import msgspec
@@ -24,17 +24,15 @@ from ssis_dispatcher.core.messages import (
 )
 from ssis_dispatcher.core.slices import Pool, SliceKind
 from ssis_dispatcher.engines.base import Engine
-from ssis_dispatcher.errors import CallerError, DispatchError
+from ssis_dispatcher.errors import DispatchError
 from ssis_dispatcher.launchers.base import LaunchFailed, Report
+from ssis_dispatcher.launchers.last_lines import LastLines
 from ssis_dispatcher.launchers.process import bounds, failures, health
 from ssis_dispatcher.launchers.process.child import Child, Order
 from ssis_dispatcher.launchers.process.devices import Nvml, Shelf
 from ssis_dispatcher.launchers.process.inventory import cpu_pools
 from ssis_dispatcher.launchers.process.options import ModelSource, Phase, ProcessOptions, ResolveModel
 from ssis_dispatcher.launchers.process.plans import Plan, plan
-
-FAILED_KEPT = 64
-"""Failed servers whose last lines are kept."""
 
 CLOSE_GRACE = 2.0
 """Seconds that servers have to end when the dispatcher does. By then nobody waits for them."""
@@ -88,7 +86,7 @@ class ProcessLauncher:
         self._shelf = Shelf()
         self._shares: tuple[Pool, ...] | None = None
         self._servers: dict[str, _Server] = {}
-        self._failed: OrderedDict[str, list[str]] = OrderedDict()
+        self._failed = LastLines()
         self._report: Report | None = None
         self._untold: deque[AnyEvent] = deque()
 
@@ -132,7 +130,7 @@ class ProcessLauncher:
             address = await self._wait_ready(server, running)
         except Exception as error:
             if isinstance(error, LaunchFailed):
-                self._keep_lines(order.server, [*self._lines(order.server), error.failure.message])
+                self._failed.keep(order.server, [*self._lines(order.server), error.failure.message])
             await self.stop(order.server, 0.0)
             raise
         server.ready = True
@@ -154,7 +152,7 @@ class ProcessLauncher:
     def _lines(self, server: str) -> list[str]:
         known = self._servers.get(server)
         if known is None:
-            return list(self._failed.get(server, ()))
+            return self._failed.of(server)
         return known.running.child.lines() if known.running is not None else []
 
     def pid(self, server: str) -> int | None:
@@ -181,10 +179,8 @@ class ProcessLauncher:
         """Raises `LaunchFailed`."""
         try:
             return await self._resolve_model(order.model, phase)
-        except CallerError as error:
-            raise LaunchFailed(Failure(FailureKind.MISCONFIGURED, error.problem.message)) from error
         except DispatchError as error:
-            raise LaunchFailed(Failure(FailureKind.CRASHED, error.problem.message)) from error
+            raise LaunchFailed.of(error) from error
 
     def _start(self, server: _Server, source: ModelSource) -> _Running:
         """Raises `LaunchFailed`."""
@@ -244,7 +240,7 @@ class ProcessLauncher:
             self._forget(server)
         elif server.ready and server.running is not None:
             name, failure = server.order.server, self._failure(server, server.running)
-            self._keep_lines(name, [*server.running.child.lines(), failure.message])
+            self._failed.keep(name, [*server.running.child.lines(), failure.message])
             self._forget(server)
             self._tell(ServerFailed("launcher", name, failure))
 
@@ -262,12 +258,6 @@ class ProcessLauncher:
                 kernel_killed=self._bounder.exceeded(running.bounds) or bounds.kernel_kills() > running.kernel_kills,
             )
         )
-
-    def _keep_lines(self, server: str, lines: list[str]) -> None:
-        self._failed[server] = lines
-        self._failed.move_to_end(server)
-        while len(self._failed) > FAILED_KEPT:
-            self._failed.popitem(last=False)
 
     def _forget(self, server: _Server) -> None:
         """Give back all that it had. More than once does no harm."""

@@ -15,6 +15,7 @@ from ssis_dispatcher.core.sizing import fit
 from ssis_dispatcher.core.slices import SliceKind
 from ssis_dispatcher.engines.base import Command, Engine, Options
 from ssis_dispatcher.engines.command import CommandEngine
+from ssis_dispatcher.http import addresses
 from ssis_dispatcher.launchers.base import LaunchFailed
 from ssis_dispatcher.launchers.process import environment, health, memory, menu
 from ssis_dispatcher.launchers.process.llama_child import SPARE_HTTP_THREADS
@@ -44,8 +45,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def address(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return addresses.join(self.host, self.port)
 
 
 def plan(
