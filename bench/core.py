@@ -2,8 +2,9 @@
 
 Prints medians over rounds: a warm request's whole passage through the book (arrived → seated → gone), a cold arrival that
 joins a line, a seat given to whoever waits, a launch, a failure that climbs to a larger slice, and an eviction. All of it
-twice: on nodes of which nothing but their slices is told, and on nodes whose CPU and memory are counted too. Last comes what
-does grow with the fleet: a cold arrival while every node has slices free and none the memory, so that all are looked at.
+twice: on nodes of which nothing but their slices is told, and on nodes whose CPU and memory are counted too. Last come two
+searches in vain: every node has slices free, and half of them lack the memory and half the CPU for one server more. In the
+first all servers work, in the second all are idle, and what they hold is not enough.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import statistics
 import sys
 from collections.abc import Callable
 from time import perf_counter
+
+import msgspec
 
 from ssis_dispatcher.core.fleet import Fleet
 from ssis_dispatcher.core.messages import (
@@ -74,12 +77,20 @@ class Book:
             self.arrive(crowded[number % len(crowded)], f"caller-{number % 50}")
 
     def tell_inventory(self, counted: bool, short: bool = False) -> None:
-        """Nine slices on every node, and where memory is counted, plenty of it; ``short``: what is used and no more."""
+        """Nine slices on every node, and where CPU and memory are counted, plenty of them. ``short``: of one of them what
+        our servers use, and not enough for one more."""
         pools = tuple(Pool(node, slice, total) for node in self.nodes for slice, total in ((SMALL, 7), (LARGE, 2)))
         hosts = tuple(Host(node, 10**6, 10**7, 10**6, 10**7) for node in self.nodes) if counted else ()
         if short:
-            left = {view.node: view.memory_mib_left for view in self.fleet.statistics(self.now).hosts}
-            hosts = tuple(Host(node, 10**6, max(4_095, 10**7 - left[node]), 10**6, 10**7) for node in self.nodes)
+            used = {
+                v.node: (10**6 - v.cpu_millis_left, 10**7 - v.memory_mib_left) for v in self.fleet.statistics(0).hosts
+            }
+            hosts = tuple(
+                Host(node, used[node][0] + 1_999, 10**7, 10**6, 10**7)
+                if number % 2
+                else Host(node, 10**6, used[node][1] + 4_095, 10**6, 10**7)
+                for number, node in enumerate(self.nodes)
+            )
         self.fleet.handle(InventoryChanged("bench", pools, hosts), self.now)
 
     def arrive(self, model: Model, caller: str = "caller") -> int:
@@ -182,9 +193,8 @@ def evict(book: Book) -> float:
     return measure(step, repeats=100) / 5
 
 
-def short_of_memory(book: Book) -> float:
-    """Slices are free on every node, memory on none, and every server works: a cold model arrives, waits, and leaves."""
-    busy = [book.arrive(model) for model in book.models]
+def in_vain(book: Book, profile: Profile) -> float:
+    """Slices are free on every node, CPU or memory on none: a cold model arrives, waits, and leaves. Per event."""
     book.tell_inventory(counted=True, short=True)
     fleet, count = book.fleet, 0
 
@@ -193,29 +203,42 @@ def short_of_memory(book: Book) -> float:
         count += 1
         model = Model.of(f"short/{count}", engine="vllm")
         request = book.arrive(model)
-        assert not any(isinstance(c, Launch) for c in fleet.handle(ModelDescribed("b", model, PROFILE), book.now))
+        commands = fleet.handle(ModelDescribed("b", model, profile), book.now)
+        assert not any(isinstance(command, Launch | Stop) for command in commands)
         fleet.handle(RequestGone("b", request), book.now)
 
-    figure = measure(step, rounds=3, repeats=20) / 3
-    for request in busy:
-        fleet.handle(RequestGone("b", request), book.now)
+    figure = measure(step, repeats=100) / 3
     book.tell_inventory(counted=True)
     return figure
+
+
+def all_busy(book: Book) -> float:
+    busy = [book.arrive(model) for model in book.models]
+    figure = in_vain(book, PROFILE)
+    for request in busy:
+        book.fleet.handle(RequestGone("b", request), book.now)
+    return figure
+
+
+def all_idle(book: Book) -> float:
+    return in_vain(book, msgspec.structs.replace(PROFILE, host_cpu_millis=10**5, host_mib=10**6))
 
 
 def main() -> int:
     gc.disable()
     columns = ("servers", "waiting", "warm passage", "join+leave", "gone+seat+join", "launch/fail", "evict")
-    print("microseconds per step; the last two per event")
+    print("microseconds per step; from launch/fail on, per event")
     for counted in (False, True):
         print(f"\nCPU and memory of the nodes: {'counted' if counted else 'not told'}")
-        print("".join(f"{column:>16}" for column in columns) + ("   short of memory" if counted else ""))
+        print(
+            "".join(f"{column:>16}" for column in columns) + ("   short, all busy   short, all idle" if counted else "")
+        )
         for servers, waiting in ((10, 100), (100, 1_000), (1_000, 10_000), (5_000, 50_000)):
             book = Book(servers, waiting, counted)
             steps = [warm, join_and_leave, seat_from_line, launch_and_fail]
-            steps += [short_of_memory] if counted else []
             figures = [step(book) for step in steps]
-            figures.insert(4, evict(book))
+            last = [all_busy(book), all_idle(book)] if counted else []
+            figures += [evict(book), *last]
             print(f"{servers:>16}{waiting:>16}" + "".join(f"{figure:>16.2f}" for figure in figures))
             gc.collect()
     return 0

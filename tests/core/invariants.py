@@ -54,7 +54,6 @@ def check_launches(fleet: Fleet, commands: Iterable[AnyCommand]) -> None:
 
 
 def _check_shelf(shelf: Shelf, book: Book) -> None:
-    free: dict[int, set[str]] = {}
     for node, bin in shelf.bins.items():
         assert bin.node == node
         assert bin.shelf is shelf
@@ -62,24 +61,33 @@ def _check_shelf(shelf: Shelf, book: Book) -> None:
         here = [server for server in book.servers.values() if server.bin is bin]
         assert bin.servers == {server.id: server for server in here}, f"{node} counts other servers than it has"
         assert bin.ours == sum(server.count for server in here), f"{node} counts other slices than its servers hold"
-        if bin.free > 0 and node != PENDING:
-            free.setdefault(bin.free, set()).add(node)
-    assert {count: set(bins) for count, bins in shelf._by_free.items()} == free, "the index of free slices is wrong"
     assert shelf.free() == sum(max(0, bin.free) for bin in shelf.bins.values())
-    indexed: dict[Server, tuple[bool, float]] = {}
-    for cost, _, server in shelf._idle:
-        indexed[server] = min(cost, indexed.get(server, cost))
-    for server in _servers(shelf):
-        if server.indexed:
-            assert server in indexed, f"{server} is no possible victim"
-            assert indexed[server] <= shelf.cost(server), f"{server} comes up too late"
-    retiring = {s.id for s in _servers(shelf) if s.state is State.STOPPING and s.claim is None}
-    assert set(shelf.retiring) == retiring, "those that stop for nobody are wrong"
+    _check_indices(shelf)
     wants = [s.need for s in book.models.values() if s.need and shelf in [each for _, each in s.need.places]]
     assert list(shelf.wants.values()) == sorted(wants, key=lambda need: need.order), "the launches that wait are wrong"
     assert list(shelf.wants) == [need.order for need in shelf.wants.values()]
     barring = {need.order for need in wants if need.overtaken >= book.policy.overtakes}
     assert set(shelf.barring) == barring, "those that bar others are wrong"
+
+
+def _check_indices(shelf: Shelf) -> None:
+    """What has not changed is where it belongs: free slices exactly, and servers that may go not behind their cost."""
+    for index in (shelf._room, shelf._reach):
+        assert {*index._entries, *index._changed} <= {*shelf.bins.values()}, "a bin is kept that is no more"
+    for bin in shelf.bins.values():
+        if bin.node == PENDING:
+            assert bin not in {*shelf._room._entries, *shelf._reach._entries}
+            continue
+        room, reach = shelf._room._entries.get(bin), shelf._reach._entries.get(bin)
+        assert bin in shelf._room._changed or (room and room[:2]) == bin.room(), (
+            f"{bin.node}: the free slices are wrong"
+        )
+        going = [server for server in bin.servers.values() if server.evictable or server.goes_unclaimed]
+        most = bin.free + sum(server.count for server in going)
+        if going and most > 0 and bin not in shelf._reach._changed:
+            assert reach is not None, f"nobody will look for victims on {bin.node}"
+            assert reach[0][:2] <= min(map(shelf.cost, going)), f"{bin.node} comes up too late"
+            assert reach[1].slices >= most
 
 
 def _check_rack(rack: Rack, book: Book) -> None:

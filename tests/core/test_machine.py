@@ -312,7 +312,7 @@ class World(RuleBasedStateMachine):
 
 STEPS = int(os.environ.get("MACHINE_STEPS", "100000"))
 MACHINE = settings(
-    max_examples=STEPS // 48,
+    max_examples=STEPS // 48 + 10,
     stateful_step_count=60,
     deadline=None,
     print_blob=True,

@@ -126,6 +126,29 @@ def test_it_goes_as_soon_as_it_is_idle(begin: Begin) -> None:
     story.stopped("small").then("launch large on 2g@a")
 
 
+def test_of_the_servers_that_hold_the_memory_of_nodes_the_one_idle_longest_goes(begin: Begin) -> None:
+    story = begin("a 1g:1 2g:1 mem:24; b 1g:1 2g:1 mem:24; c 1g:1 2g:1 mem:24", dwell=0.0)
+    for name in ("one", "two", "three"):
+        story.serving(name, 8, memory=16).passes(1)
+    story.arrives("again", "one").then("seat again at one")
+    story.gone("again").then()
+    story.arrives("r1", "large").anyhow()
+    story.described("large", 14, memory=16).then("stop two: evicted for large")
+    story.stopped("two").then("launch large on 2g@b")
+
+
+def test_one_that_works_again_is_left_and_is_found_when_it_is_idle_again(begin: Begin) -> None:
+    story = begin("a 1g:1 2g:1 mem:24; b 1g:1 2g:1 mem:24", dwell=0.0)
+    for name in ("one", "two"):
+        story.serving(name, 8, memory=16).passes(1)
+    story.arrives("again", "one").then("seat again at one")
+    story.arrives("r1", "large").anyhow()
+    story.described("large", 14, memory=16).then("stop two: evicted for large")
+    story.arrives("r2", "larger").anyhow()
+    story.described("larger", 14, memory=20).then()
+    story.gone("again").then("stop one: evicted for larger")
+
+
 def test_no_more_servers_go_than_must(begin: Begin) -> None:
     story = begin("a 1g:3 2g:1 mem:40", dwell=0.0)
     for name, memory in ("one", 8), ("two", 16), ("three", 8):

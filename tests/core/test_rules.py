@@ -229,6 +229,16 @@ def test_a_line_that_waits_long_gets_a_second_server(begin: Begin) -> None:
     story.ready("llama/1").then("seat r1 at llama/1")
 
 
+def test_a_server_that_stops_anyhow_is_waited_for_and_nobody_goes(begin: Begin) -> None:
+    story = begin("a 1g:1; b 1g:1", dwell=0.0).serving("idle").passes(1).serving("leaving")
+    story.stop_asked("leaving").then("stop leaving: asked by an operator")
+    story.arrives("r1", "llama").anyhow()
+    story.described("llama", 8).then()
+    story.arrives("r2", "other").anyhow()
+    story.described("other", 8).then("stop idle: evicted for other")
+    story.stopped("leaving").then("launch llama on 1g@b")
+
+
 def test_the_server_that_is_cheaper_to_have_back_goes_first(begin: Begin) -> None:
     story = begin("a 1g:2", dwell=0.0, reload_weight=1.0)
     story.serving("slow", start=300).passes(10).then()

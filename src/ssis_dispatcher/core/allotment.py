@@ -133,7 +133,7 @@ class Allotment:
         for server in list(servers):
             del need.claims[server.id]
             server.claim = None
-            server.bin.shelf.retiring[server.id] = server
+            server.bin.rack.changed()
             self.may_go(server, now)
 
     # Placing
@@ -196,9 +196,7 @@ class Allotment:
         for server in victims:
             need.claims[server.id] = server
             server.claim = need
-            if server.state is State.STOPPING:
-                del server.bin.shelf.retiring[server.id]
-            else:
+            if server.state is not State.STOPPING:
                 self._book.evictions += 1
                 self._fleet.lifecycle.stop(server, f"evicted for {need.model.model.id}", need.cause, now)
 

@@ -277,7 +277,7 @@ class Lifecycle:
             server.model.ready.remove(server)
         self._book.out.append(Stop(cause, server.id, why))
         if server.claim is None:
-            server.bin.shelf.retiring[server.id] = server
+            server.bin.rack.changed()
             self._fleet.allotment.may_go(server, now)
 
     def stop_asked(self, event: StopAsked, now: float) -> None:
@@ -343,10 +343,8 @@ class Lifecycle:
         if not quiet:
             self._arm_keep_alive(server, now)
         if now >= server.evictable_at:
-            shelf = server.bin.shelf
-            if not server.indexed:
-                shelf.index(server)
-            if shelf.wants or server.bin.rack.wanted():
+            server.index()
+            if server.bin.shelf.wants or server.bin.rack.wanted():
                 self._fleet.allotment.may_go(server, now)
                 quiet = False
         return quiet
@@ -355,7 +353,7 @@ class Lifecycle:
         """Its dwell time is over, or its pin gone."""
         idle = server.state is State.READY and not server.busy and not server.model.pinned
         if idle and now >= server.evictable_at:
-            server.bin.shelf.index(server)
+            server.index()
             self._fleet.allotment.may_go(server, now)
 
     def _keep_alive(self, server: Server) -> float:

@@ -53,6 +53,12 @@ class Rack:
             self.left = Ask(self.host.cpu_millis, self.host.memory_mib).minus(self._asked)
         else:
             self.left = Ask(inf, inf)
+        self.changed()
+
+    def changed(self) -> None:
+        """There may be more here than before, or servers that may go: whoever seeks looks at its bins again."""
+        for bin in self.bins.values():
+            bin.shelf.changed(bin)
 
     def could(self, ask: Ask) -> bool:
         """Whether it would be enough if nobody else had anything here."""

@@ -54,8 +54,8 @@ class Server:
     """One running (or starting, or stopping) inference server: a model on a slice.
 
     ``ask`` is what it takes of its node beside the slice, ``owner`` the caller whose account it burdens, ``claim`` the
-    launch that waits for it to be gone, ``indexed`` whether its shelf keeps it among the possible victims. ``extra``: the
-    model had another when this one was launched, and still has.
+    launch that waits for it to be gone, ``indexed`` whether it has been idle, its dwell time over, since its shelf looked at
+    it last. ``extra``: the model had another when this one was launched, and still has.
     """
 
     __slots__ = (
@@ -132,6 +132,12 @@ class Server:
     def evictable(self) -> bool:
         """Whether it may be stopped for another model: idle, not pinned, its dwell time over."""
         return self.indexed and self.state is State.READY and not self.busy and not self.model.pinned
+
+    def index(self) -> None:
+        """Make an idle server a possible victim."""
+        if not self.indexed:
+            self.indexed = True
+            self.bin.rack.changed()
 
     @property
     def goes_unclaimed(self) -> bool:

@@ -1,20 +1,19 @@
 """The inventory as the fleet keeps it: what exists, what is free, who could go, who waits.
 
 One `Shelf` per slice kind, one `Rack` per node, and where they cross one `Bin` with the node's slices of that kind.
-Everything asked of a shelf while a request is being decided is answered from an index, so that no answer costs more because
-the fleet is larger. Only where nodes have free slices and too little CPU or memory for them, they are gone through.
+Everything asked of a shelf while a request is being decided is answered from an index (`Ranking`), so that no answer costs
+more because the fleet is larger.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from ssis_dispatcher.core.racks import Rack
-from ssis_dispatcher.core.servers import Server, State
+from ssis_dispatcher.core.ranking import Amounts, Key, Ranking
+from ssis_dispatcher.core.servers import Server
 from ssis_dispatcher.core.sizing import NOTHING, Ask
 from ssis_dispatcher.core.slices import PENDING, Host, Pool, Slice, parse_resource, preference
 
@@ -22,19 +21,27 @@ if TYPE_CHECKING:
     from ssis_dispatcher.core.states import Need
 
 
-_MOST_SHORT = 64
-"""Nodes with a free slice and too little CPU or memory for it that one launch goes through in search of idle servers. What it
-could have found on others it finds when something changes there."""
+_PASSED = 32
+"""Nodes that one search passes by because what a launch would take there is kept for one before it. What it could have had
+on others it has when that launch ends."""
+
+_COMPARED = 4
+"""Groups of idle servers of which the cheapest goes. The first is the one with the cheapest server in it, and unless others
+must go as well no group is cheaper."""
+
+_GOING = (-1.0, 0.0)
+"""The cost of a server that stops anyhow."""
 
 
 class Bin:
-    """One pool, with the fleet's own servers on it; ``ours`` is what they hold."""
+    """One pool, with the fleet's own servers on it; ``ours`` is what they hold. ``number`` tells it from the others."""
 
-    __slots__ = ("node", "ours", "rack", "servers", "shelf", "taken", "total")
+    __slots__ = ("node", "number", "ours", "rack", "servers", "shelf", "taken", "total")
 
-    def __init__(self, shelf: Shelf, rack: Rack) -> None:
+    def __init__(self, shelf: Shelf, rack: Rack, number: int) -> None:
         self.shelf = shelf
         self.rack = rack
+        self.number = number
         self.node = rack.node
         self.total = 0
         self.taken = 0
@@ -49,20 +56,40 @@ class Bin:
     def pool(self) -> Pool:
         return Pool(self.node, self.shelf.slice, self.total, self.taken)
 
-    def going(self) -> list[Server]:
-        """Servers that stop without a launch waiting for it."""
-        return [server for server in self.servers.values() if server.goes_unclaimed]
+    def room(self) -> tuple[Key, Amounts] | None:
+        """What is free here, and where it comes in the search for a free slice; None if nothing is."""
+        free, left = self.free, self.rack.left
+        if free <= 0:
+            return None
+        return (free, left.mib, self.number), Amounts(free, left.cpu, left.mib)
 
-    def idle(self) -> list[Server]:
-        """Servers that may go, the cheapest first."""
-        return sorted((server for server in self.servers.values() if server.evictable), key=self.shelf.cost)
+    def reach(self) -> tuple[Key, Amounts] | None:
+        """What would be free here if all went that may go, and the least that costs; None if nothing comes of it. Servers
+        that work are no possible victims any more, until they are idle again."""
+        free, least = self.free, None
+        slices, cpu, mib = free, *self.rack.left
+        for bin in self.rack.bins.values() if self.rack.limited else (self,):
+            for server in bin.servers.values():
+                if not (server.evictable or server.goes_unclaimed):
+                    server.indexed = False
+                    continue
+                cpu += server.ask.cpu
+                mib += server.ask.mib
+                if bin is self:
+                    slices += server.count
+                elif free <= 0:
+                    continue
+                cost = self.shelf.cost(server)
+                if least is None or cost < least:
+                    least = cost
+        if slices <= 0 or least is None:
+            return None
+        return (*least, self.number), Amounts(slices, cpu, mib)
 
     def victims(self, count: int, ask: Ask, order: float) -> list[Server]:
         """Whose going gives ``count`` free slices here, and the node what is asked of it: those that go anyhow, then the
         cheapest idle ones, and none that is not needed. For the sake of CPU and memory, servers on the node's other slices
         go too. Empty when all of them are not enough."""
-        if not self.rack.serves(ask, order, _given_back(self._may_all_go())):
-            return []
         chosen: list[Server] = []
 
         def enough(without: Server | None = None) -> bool:
@@ -70,11 +97,15 @@ class Bin:
             free = self.free + sum(server.count for server in counted if server.bin is self)
             return free >= count and self.rack.serves(ask, order, _given_back(counted))
 
-        for server in self.going() + self.idle():
-            if self.free + sum(server.count for server in chosen) >= count:
+        free = self.free
+        for server in self._may_go([self]):
+            if free >= count:
                 break
+            free += server.count
             chosen.append(server)
-        for server in self._for_cpu_and_memory() if not enough() and self.rack.limited else ():
+        if free < count:
+            return []
+        for server in self._may_go(self.rack.bins.values()) if self.rack.limited and not enough() else ():
             if server not in chosen and server.ask != NOTHING:
                 chosen.append(server)
                 if enough():
@@ -82,23 +113,14 @@ class Bin:
         if not enough():
             return []
         for server in reversed(chosen[:]):  # a large one, taken last, may have made smaller ones unnecessary
-            if enough(without=server):
+            if len(chosen) > 1 and enough(without=server):
                 chosen.remove(server)
         return chosen
 
-    def _may_all_go(self) -> Iterator[Server]:
-        """All of this node that stop for nobody, or that may be stopped."""
-        if self.rack.limited:
-            for bin in self.rack.bins.values():
-                for server in bin.servers.values():
-                    if server.evictable or server.goes_unclaimed:
-                        yield server
-
-    def _for_cpu_and_memory(self) -> list[Server]:
-        """The same in the order in which they are to go."""
-        return sorted(
-            self._may_all_go(), key=lambda server: (server.state is not State.STOPPING, self.shelf.cost(server))
-        )
+    def _may_go(self, bins: Iterable[Bin]) -> list[Server]:
+        """All of these that stop for nobody or may be stopped, in the order in which they are to go."""
+        found = [s for bin in bins for s in bin.servers.values() if s.evictable or s.goes_unclaimed]
+        return sorted(found, key=self.shelf.cost)
 
 
 def _given_back(servers: Iterable[Server]) -> Ask:
@@ -112,24 +134,36 @@ class Shelf:
     """All pools of one slice kind.
 
     ``wants`` are the launches that could use a slice from here, in the order of their turn; ``barring`` those of them that
-    have been overtaken as often as may be, so that no later launch passes them here. ``retiring`` are servers that stop
-    without a launch waiting for it: a launch claims one of those before it evicts another.
+    have been overtaken as often as may be, so that no later launch passes them here.
     """
 
-    __slots__ = ("_by_free", "_idle", "_reload_weight", "barring", "bins", "retiring", "slice", "wants")
+    __slots__ = ("_free", "_reach", "_reload_weight", "_room", "barring", "bins", "slice", "wants")
 
     def __init__(self, slice: Slice, reload_weight: float) -> None:
         self.slice = slice
         self.bins: dict[str, Bin] = {}
         self.wants: OrderedDict[int, Need] = OrderedDict()
         self.barring: dict[int, Need] = {}
-        self.retiring: OrderedDict[str, Server] = OrderedDict()
-        self._by_free: dict[int, OrderedDict[str, Bin]] = {}
-        self._idle: list[tuple[tuple[bool, float], int, Server]] = []
+        self._free = 0
+        self._room = Ranking(Bin.room)
+        self._reach = Ranking(Bin.reach)
         self._reload_weight = reload_weight
 
-    # Free slices, by how many a node has: the fullest node that still has enough is taken, so that whole GPUs of a node
-    # stay together for the models that need several. Slices that no node has yet are not in the index.
+    # Two indices: what is free, and what would be if all went that may. The second may say too much and cost too little,
+    # since a server's work does not change it: whoever comes upon a bin there looks again. Slices that no node has yet are
+    # in neither.
+
+    def changed(self, bin: Bin) -> None:
+        """A bin, or its node, may have more than before, or servers that may go."""
+        if bin.node != PENDING:
+            self._room.changed(bin)
+            self._reach.changed(bin)
+
+    def drop(self, bin: Bin) -> None:
+        """A bin is no more; nothing is in it."""
+        del self.bins[bin.node]
+        self._room.drop(bin)
+        self._reach.drop(bin)
 
     def change(self, bin: Bin, *, ours: int = 0, total: int | None = None, taken: int | None = None) -> None:
         """Change a bin's numbers and keep the index true."""
@@ -137,16 +171,8 @@ class Shelf:
         bin.ours += ours
         bin.total = bin.total if total is None else total
         bin.taken = bin.taken if taken is None else taken
-        after = bin.free
-        if bin.node == PENDING:
-            return
-        if before > 0:
-            same = self._by_free[before]
-            del same[bin.node]
-            if not same:
-                del self._by_free[before]
-        if after > 0:
-            self._by_free.setdefault(after, OrderedDict())[bin.node] = bin
+        self._free += max(0, bin.free) - max(0, before)
+        self.changed(bin)
 
     def put(self, server: Server, bin: Bin) -> None:
         """A server takes its slices, and what it asks of the node, from ``bin``."""
@@ -158,20 +184,24 @@ class Shelf:
     def take_off(self, server: Server) -> None:
         """A server gives back what it had."""
         del server.bin.servers[server.id]
-        self.retiring.pop(server.id, None)
         server.bin.rack.give_back(server.ask)
         self.change(server.bin, ours=-server.count)
 
     def find(self, count: int, ask: Ask = NOTHING, order: float = 0, at: Rack | None = None) -> Bin | None:
-        """A node with ``count`` free slices and what is asked of it: of those, the one with the fewest slices. For ``at``
+        """A node with ``count`` free slices and what is asked of it. Of those the one with the fewest slices, so that whole
+        GPUs of a node stay together for the models that need several; of those the one with the least memory. For ``at``
         see `choice.choose`."""
         if at is not None:
             bin = self._bin_at(at)
             return bin if bin is not None and bin.free >= count and at.serves(ask, order) else None
-        for free in sorted(free for free in self._by_free if free >= count):
-            for bin in self._by_free[free].values():
-                if bin.rack.serves(ask, order):
-                    return bin
+        after: Key | None = None
+        for _ in range(_PASSED):
+            found = self._room.first(count, *ask.least, after)
+            if found is None:
+                return None
+            bin, after, _ = found
+            if bin.rack.serves(ask, order):
+                return bin
         return None
 
     def find_pending(self, count: int, ask: Ask = NOTHING, order: float = 0) -> Bin | None:
@@ -181,11 +211,10 @@ class Shelf:
 
     def free_bins(self, count: int) -> Iterator[Bin]:
         """Nodes with ``count`` free slices."""
-        return (bin for free, bins in self._by_free.items() if free >= count for bin in bins.values())
+        return (bin for bin in self._room if bin.free >= count)
 
     def free(self) -> int:
-        pending = self.bins.get(PENDING)
-        return sum(free * len(bins) for free, bins in self._by_free.items()) + max(0, pending.free if pending else 0)
+        return self._free
 
     def _bin_at(self, rack: Rack) -> Bin | None:
         return None if rack.node == PENDING else rack.bins.get(self.slice)
@@ -215,75 +244,43 @@ class Shelf:
             if order in self.barring:
                 return
 
-    # Idle servers, by what evicting them would cost. Keys only ever grow (a server used since is idle for less long), so
-    # an entry that has grown old is put back where it belongs when it comes up, and nothing is done while it does not.
+    # Servers that may go, by what that would cost. Costs only ever grow (a server used since is idle for less long).
 
-    def cost(self, server: Server) -> tuple[bool, float]:
-        """Extra servers first; then idle time against reload time."""
-        return not server.extra, server.idle_since + self._reload_weight * server.profile.start_seconds
-
-    def index(self, server: Server) -> None:
-        """Make an idle server a possible victim."""
-        if not server.indexed:
-            server.indexed = True
-            heapq.heappush(self._idle, (self.cost(server), server.order, server))
+    def cost(self, server: Server) -> tuple[float, float]:
+        """Those that stop for nobody, extra servers, the others; and of those, idle time against reload time."""
+        if server.goes_unclaimed:
+            return _GOING
+        return 0.0 if server.extra else 1.0, server.idle_since + self._reload_weight * server.profile.start_seconds
 
     def victims(self, count: int, ask: Ask, order: float, at: Rack | None = None) -> tuple[Bin | None, list[Server]]:
         """Whose going makes room for ``count`` slices and for ``ask`` on one node, cheapest first, and where; nobody when
         there is no such node. They stay where they are: what is to become of them is the caller's to say. For ``at`` see
         `choice.choose`."""
-        found: list[tuple[Bin, list[Server]]] = []
-        if count == 1:
-            for server in self.retiring.values():
-                if self._enough_alone(server, ask, order):
-                    return server.bin, [server]
-            found += self._cheapest(ask, order)
-        for bin in self._worth_a_look(count, ask, at):
+        found: list[tuple[tuple[float, float], Bin, list[Server]]] = []
+        for least, bin in self._candidates(count, ask) if at is None else self._candidate_at(at):
+            if found and (least >= min(cost for cost, _, _ in found) or len(found) == _COMPARED):
+                break
             if group := bin.victims(count, ask, order):
-                found.append((bin, group))
-        return min(found, key=lambda each: max(map(self.cost, each[1])), default=(None, []))
+                found.append((max(map(self.cost, group)), bin, group))
+        _, where, group = min(found, key=lambda each: each[0], default=(None, None, []))
+        return where, group
 
-    def _worth_a_look(self, count: int, ask: Ask, at: Rack | None) -> Iterable[Bin]:
-        """Nodes that the index of idle servers does not tell about: where several slices are sought, and some of those where
-        a slice is free and CPU or memory is not."""
-        here = None if at is None else self._bin_at(at)
-        if count == 1:
-            bins = self.free_bins(1) if at is None else [here] if here is not None and here.free > 0 else []
-            return islice((bin for bin in bins if bin.rack.may_serve(ask)), _MOST_SHORT)
-        bins = (bin for bin in (self.bins.values() if at is None else [here]) if bin is not None)
-        return (bin for bin in bins if bin.total >= count and bin.node != PENDING)
-
-    @staticmethod
-    def _enough_alone(server: Server, ask: Ask, order: float) -> bool:
-        bin = server.bin
-        return bin.node != PENDING and bin.free + server.count > 0 and bin.rack.serves(ask, order, server.ask)
-
-    def _cheapest(self, ask: Ask, order: float) -> list[tuple[Bin, list[Server]]]:
-        """The idle server at the front of the index; where its node has shrunk or lacks CPU or memory, with the others that
-        must go as well. None or one such group."""
-        found: list[tuple[Bin, list[Server]]] = []
-        in_vain = []
-        tried: set[str] = set()
-        while self._idle and not found:
-            cost, _, server = self._idle[0]
-            bin = server.bin
-            if bin.shelf is not self:
-                heapq.heappop(self._idle)
-            elif not server.evictable:
-                heapq.heappop(self._idle)
-                server.indexed = False
-            elif self.cost(server) > cost:
-                heapq.heapreplace(self._idle, (self.cost(server), server.order, server))
-            elif self._enough_alone(server, ask, order):
-                found = [(bin, [server])]
+    def _candidates(self, count: int, ask: Ask) -> Iterator[tuple[tuple[float, float], Bin]]:
+        """Nodes where enough would be free if all went that may, and the least that costs, the cheapest first."""
+        after: Key | None = None
+        for _ in range(_PASSED):
+            while (found := self._reach.first(count, *ask.least, after)) is not None:
+                bin, key, _ = found
+                if self._reach.look(bin):
+                    break
             else:
-                if bin.node not in tried and bin.node != PENDING and (group := bin.victims(1, ask, order)):
-                    found = [(bin, group)]
-                tried.add(bin.node)
-                in_vain.append(heapq.heappop(self._idle))
-        for entry in in_vain:
-            heapq.heappush(self._idle, entry)
-        return found
+                return
+            yield key[:2], bin
+            after = key
+
+    def _candidate_at(self, rack: Rack) -> Iterator[tuple[tuple[float, float], Bin]]:
+        bin = self._bin_at(rack)
+        return iter(() if bin is None else [(_GOING, bin)])
 
 
 class Stock:
@@ -295,6 +292,7 @@ class Stock:
         self.racks: dict[str, Rack] = {}
         self.known = False
         self.kinds = 0
+        self._bins = 0
         self._reload_weight = reload_weight
         self._largest: tuple[Pool, ...] = ()
         self._roomiest: dict[tuple[Slice, int], tuple[Rack, ...]] = {}
@@ -340,7 +338,8 @@ class Stock:
         bin = shelf.bins.get(node)
         if bin is None:
             rack = self.rack(node)
-            bin = shelf.bins[node] = rack.bins[slice] = Bin(shelf, rack)
+            self._bins += 1
+            bin = shelf.bins[node] = rack.bins[slice] = Bin(shelf, rack, self._bins)
         return bin
 
     def named(self, node: str, name: str) -> Bin | None:
@@ -364,14 +363,8 @@ class Stock:
 
     def move(self, server: Server, bin: Bin) -> None:
         """A server turns out to hold another pool than it was launched on."""
-        indexed, server.indexed = server.indexed, False
-        retiring = server.id in server.bin.shelf.retiring
         server.bin.shelf.take_off(server)
         bin.shelf.put(server, bin)
-        if indexed:
-            bin.shelf.index(server)
-        if retiring:
-            bin.shelf.retiring[server.id] = server
 
     def update(self, pools: Iterable[Pool], hosts: Iterable[Host] = ()) -> list[Shelf]:
         """Take in the whole picture; the shelves on which something became free.
@@ -394,7 +387,7 @@ class Stock:
                 for server in list(bin.servers.values()):
                     self.move(server, heir)
             if not bin.servers:
-                del bin.shelf.bins[bin.node]
+                bin.shelf.drop(bin)
                 del bin.rack.bins[bin.shelf.slice]
         for shelf in [shelf for shelf in self.shelves.values() if not shelf.bins and not shelf.wants]:
             del self.shelves[shelf.slice]

@@ -7,7 +7,7 @@ how they follow from a model's configuration that of `formulas`. Called by place
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, inf
 from typing import NamedTuple
 
 import msgspec
@@ -53,6 +53,11 @@ class Ask(NamedTuple):
     def within(self, left: Ask) -> bool:
         """Whether ``left`` is enough for this. Who asks nothing has it everywhere, overdrawn nodes too."""
         return (not self.cpu or self.cpu <= left.cpu) and (not self.mib or self.mib <= left.mib)
+
+    @property
+    def least(self) -> tuple[float, float]:
+        """The least CPU and memory a node must have left to be enough."""
+        return self.cpu or -inf, self.mib or -inf
 
 
 NOTHING = Ask(0, 0)
