@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
 import msgspec
@@ -27,6 +27,7 @@ from ssis_dispatcher.core.messages import (
     Launch,
     Model,
     ModelDescribed,
+    ModelForgotten,
     ModelRejected,
     Refuse,
     Remember,
@@ -205,6 +206,12 @@ class Dispatcher:
             yield await guest.answer
         finally:
             guest.visit.leave()
+
+    def forget(self, models: Iterable[str], cause: str) -> None:
+        """What was known of these models (by their ids) is no longer true; their next launch asks anew."""
+        changed = set(models)
+        for key in [key for key, state in self.fleet.book.models.items() if state.model.id in changed]:
+            self.post(ModelForgotten(cause, key))
 
     def outlook(self, number: int) -> views.RequestView | None:
         """Where the request of a visit stands."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.assembly.cluster_site import NS, Site, opened, services, until
+from tests.assembly.cluster_site import CATALOGUE, NS, Site, opened, services, until
 from tests.kube.kinds import CONFIGMAPS, EVENTS, PODS, SERVICES
 
 pytestmark = pytest.mark.looptime
@@ -302,6 +302,27 @@ async def test_an_edit_of_the_config_counts_at_once_and_a_bad_one_is_refused_wit
         assert (await one.chat()).status_code == 200
 
 
+async def test_a_launch_that_waits_is_of_the_model_as_the_config_has_it_now(site: Site) -> None:
+    """It waits for the one large slice, and then needs a small one only."""
+    heavy = CATALOGUE.replace("id: org/b, weights: 1GiB", "id: org/b, weights: 6GiB")
+
+    def edit(catalogue: str) -> None:
+        site.cluster.edit(CONFIGMAPS, "dispatcher-config", NS, lambda item: item["data"].update(catalogue=catalogue))
+
+    async with site.dispatcher() as one:
+        await one.leading()
+        edit(heavy)
+        await until(lambda: one.cluster.choices.catalogue.entries["b"].weights_mib == 6 * 1024)
+        assert (await one.chat("large")).status_code == 200
+        asking = one.ask("b")
+        await until(lambda: any(state.need and state.need.order for state in one.book.models.values()))
+        edit(CATALOGUE)
+        await until(lambda: len(services(site)) == 2, within=10.0)
+        assert (await asking).status_code == 200
+        slices = {server.model.model.id: server.bin.shelf.slice.name for server in one.book.servers.values()}
+        assert slices == {"large": "nvidia.com/mig-2g.10gb", "b": "nvidia.com/mig-1g.5gb"}
+
+
 # Rights
 
 
@@ -323,7 +344,7 @@ async def test_the_calls_made_are_those_that_the_roles_allow_and_each_is_made(si
     allowed = set(rules())
     strange = {each for each in made if not covered(each, allowed)}
     assert strange == set()
-    by_a_caller_with_a_token = {("", "secrets", verb) for verb in ("get", "create", "patch")}
+    by_a_caller_with_a_token = {("", "secrets", verb) for verb in ("get", "create", "patch", "delete")}
     later = {("", "configmaps", "patch")}  # of facts that come after the first
     later |= {("", "nodes", "get"), ("", "pods", "get")}  # reading is one right, as everywhere
     unused = {

@@ -201,6 +201,23 @@ def test_a_lost_server_is_replaced_for_those_who_wait(begin: Begin) -> None:
     story.ready("llama").then("seat r1 at llama")
 
 
+def test_who_takes_servers_away_is_not_fought(begin: Begin) -> None:
+    """It may have been a mistake, the first time."""
+    story = begin("a 1g:2", pause_first=1.0, pause_most=300.0, settled_after=60.0).serving("llama", busy=1)
+    story.arrives("r1", "llama").then()
+    story.failed("llama", "removed").then("launch llama on 1g@a")
+    story.gone("llama-1").then()
+    story.failed("llama", "removed").then("refuse r1: 503 model_failed")
+    story.arrives("r2", "llama").then("refuse r2: 503 model_failed")
+    story.passes(61).anyhow()
+    story.arrives("r3", "llama").then("launch llama on 1g@a")
+    story.ready("llama").then("seat r3 at llama")
+    story.passes(61).anyhow()
+    story.failed("llama", "removed").anyhow()
+    story.arrives("r4", "llama").then("describe llama")
+    story.described("llama", 8).then("launch llama on 1g@a")  # it had worked long enough
+
+
 # Idling, pinning, more of the same
 
 

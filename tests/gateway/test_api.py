@@ -131,12 +131,26 @@ async def test_a_callers_request_id_is_kept_and_one_is_made_where_there_is_none(
 async def test_a_held_request_can_be_asked_about_by_its_id_until_it_has_ended(house: House) -> None:
     house.launches_take(SLOW)
     asking = house.begin_chat(headers={"x-request-id": "r-held"})
-    await house.until(lambda: house.program.gateway.visit("r-held") is not None)
+    await house.until(lambda: "r-held" in house.program.gateway.requests)
     view = (await house.client.get("/api/requests/r-held")).json()
     assert (view["id"], view["model"], view["state"]) == ("r-held", "mine", "waiting")
     asking.cancel()
     await house.at_rest()
     assert (await house.client.get("/api/requests/r-held")).status_code == 404
+
+
+async def test_a_request_is_told_of_to_who_sent_it_and_to_operators(build: Build) -> None:
+    async with build(keys={"one": {}, "two": {}, "operator": {"role": "operate"}}) as house:
+        house.launches_take(SLOW)
+        asking = house.begin_chat(headers={"x-request-id": "r-one", **house.as_key("one")})
+        await house.until(lambda: "r-one" in house.program.gateway.requests)
+        told = {
+            name: (await house.client.get("/api/requests/r-one", headers=house.as_key(name))).status_code
+            for name in house.keys
+        }
+        assert told == {"one": 200, "two": 404, "operator": 200}
+        asking.cancel()
+        await house.at_rest()
 
 
 async def test_of_two_requests_with_one_id_the_end_of_the_first_does_not_hide_the_second(house: House) -> None:

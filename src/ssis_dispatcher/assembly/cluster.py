@@ -229,6 +229,7 @@ class Cluster:
         before, self.choices = self.choices, chosen
         self._launcher.change_options(chosen.options)
         changed = self._knowledge.take_choices(chosen.catalogue, chosen.engine)
+        self._dispatcher.forget(changed, "operator: dispatcher-config")
         if chosen != before:
             log("dispatcher-config read", engine=chosen.engine, changed=changed)
 

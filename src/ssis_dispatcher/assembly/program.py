@@ -13,7 +13,7 @@ from ssis_dispatcher.assembly.knowledge import Knowledge
 from ssis_dispatcher.assembly.platforms import on_cluster, platform
 from ssis_dispatcher.core import views
 from ssis_dispatcher.core.fleet import Fleet
-from ssis_dispatcher.core.messages import Model, ModelForgotten, Remember
+from ssis_dispatcher.core.messages import Model, Remember
 from ssis_dispatcher.core.placement import Plan
 from ssis_dispatcher.core.policy import Policy
 from ssis_dispatcher.dispatcher import Dispatcher
@@ -120,7 +120,7 @@ class Program:
             acquaint=self.acquaint,
             plan=self.plan,
             exposition=exposition.page,
-            lookup=lambda id: self.gateway.visit(id),
+            lookup=lambda id, key: self.gateway.visit(id, key),
             broadcast=self.broadcast,
             unready=self._unready,
             follows=lambda: self.following is not None and not self.following.leads,
@@ -183,9 +183,7 @@ class Program:
         self.door.refresh(loop.time())
         if self.cluster is not None:
             self.cluster.tie()
-        for model in self.knowledge.catalogue_changes():
-            for key in [key for key, state in self.dispatcher.fleet.book.models.items() if state.model.id == model]:
-                self.dispatcher.post(ModelForgotten("operator: catalogue", key))
+        self.dispatcher.forget(self.knowledge.catalogue_changes(), "operator: catalogue")
         self._looker = loop.call_later(_LOOK, self._look)
 
     def _count(self) -> None:

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from ssis_dispatcher.core.fleet import Fleet
 
 
-_MISCONFIGURED_PAUSE = 30.0
-"""Seconds: what cannot work as asked will hardly work a second later."""
+_LEAST_PAUSE = {FailureKind.MISCONFIGURED: 30.0, FailureKind.REMOVED: 60.0}
+"""Seconds. What cannot work as asked will hardly work a second later; who takes a server away for the second time means it,
+and is not to be fought."""
 
 
 class Lifecycle:
@@ -237,23 +238,23 @@ class Lifecycle:
             self._remember(server, "out_of_memory", now, cause)
             return
         pause = self._pause(server, failure.kind, now)
-        if pause:
+        if state.failures:
             state.pause_until = now + pause
             state.remembered_until = state.pause_until + book.policy.pause_most
             book.timers.at(state.remembered_until, lambda later: book.forget_if_empty(state, later))
 
     def _pause(self, server: Server, kind: FailureKind, now: float) -> float:
-        """How long this model rests. Losing a server that worked is nobody's fault, nor is one loss while starting; but
-        what is lost again and again must not be started for ever."""
+        """How long this model rests. Losing a server that worked is nobody's fault, nor is one loss while starting, nor one
+        that somebody took away; but what is lost again and again must not be started for ever."""
         state, policy = server.model, self._book.policy
         worked = 0.0 if server.ready_at is None else now - server.ready_at
         if worked >= policy.settled_after or (kind is FailureKind.LOST and server.ready_at is not None):
             return 0.0
         state.failures += 1
-        if kind is FailureKind.LOST and state.failures == 1:
+        if kind in (FailureKind.LOST, FailureKind.REMOVED) and state.failures == 1:
             return 0.0
         pause = min(policy.pause_most, policy.pause_first * 2.0 ** min(state.failures - 1, 32))
-        return max(pause, _MISCONFIGURED_PAUSE) if kind is FailureKind.MISCONFIGURED else pause
+        return max(pause, _LEAST_PAUSE.get(kind, 0.0))
 
     def _settled(self, server: Server) -> None:
         """It has worked long enough to show that the model does."""

@@ -63,6 +63,8 @@ class FailureKind(StrEnum):
     """Cannot work as asked (no such file, image, argument): trying again soon cannot help."""
     LOST = "lost"
     """Its slice, node or process went away from under it."""
+    REMOVED = "removed"
+    """Somebody else took it away: replaced once for who asks, then not more often than once a minute."""
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -177,10 +177,13 @@ class Gateway:
                 return dialect
         return None
 
-    def visit(self, id: str) -> int | None:
-        """The number under which the fleet knows the request with this id; None when it is not here (any more)."""
+    def visit(self, id: str, key: Key) -> int | None:
+        """The number under which the fleet knows the request with this id; None when it is not here (any more), or not for
+        this key to see."""
         inference = self.requests.get(id)
-        return None if inference is None else inference.visit.number
+        if inference is None or not key.may_see(inference.admitted.key.name):
+            return None
+        return inference.visit.number
 
     def enter(self, inference: Inference, model: Model, size: int) -> None:
         """Ask the dispatcher for a seat."""

@@ -103,6 +103,10 @@ class Key:
         """This key opens nothing any more; its requests in flight go on."""
         self.lasting = False
 
+    def may_see(self, caller: str) -> bool:
+        """Whether the requests of this caller are its business: its own are, and to operators all."""
+        return caller == self.name or _RANK[self.record.role] >= _RANK["operate"]
+
     def demand(self, role: Role) -> None:
         """Raise `Forbidden` unless this key has ``role`` or a higher one."""
         if _RANK[self.record.role] < _RANK[role]:

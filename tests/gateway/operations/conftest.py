@@ -62,7 +62,7 @@ class House:
             identify=self.identify,
             plan=self._plan,
             exposition=lambda: b"ssis_build_info 1\n",
-            lookup=self.numbers.get,
+            lookup=lambda id, key: self.numbers.get(id),
             broadcast=self.broadcast,
             unready=lambda: self.unready,
             acquaint=self._acquaint,
@@ -93,9 +93,11 @@ class House:
         profile = await self._describe(model)
         return views.plan(self.dispatcher.fleet.book, model, profile, self.dispatcher.now())
 
-    def client(self, role: Role | None = "admin", models: tuple[str, ...] = ("*",)) -> httpx2.AsyncClient:
+    def client(
+        self, role: Role | None = "admin", models: tuple[str, ...] = ("*",), name: str = "tester"
+    ) -> httpx2.AsyncClient:
         """A client behind a door that knows its key (``role`` None: that has let it in without one)."""
-        door = Door(self, None if role is None else Key(_record(role, models)))
+        door = Door(self, None if role is None else Key(_record(role, models, name)))
         transport = httpx2.ASGITransport(door, raise_app_exceptions=False)
         return httpx2.AsyncClient(transport=transport, base_url="http://dispatcher")
 
@@ -206,8 +208,8 @@ class Wire:
         await self.over
 
 
-def _record(role: Role, models: tuple[str, ...]) -> KeyRecord:
-    return KeyRecord(name="tester", hash="sha256:" + "0" * 64, role=role, models=models)
+def _record(role: Role, models: tuple[str, ...], name: str = "tester") -> KeyRecord:
+    return KeyRecord(name=name, hash="sha256:" + "0" * 64, role=role, models=models)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ssis_dispatcher.gateway.limits import Key
 from ssis_dispatcher.gateway.operations import operations
 from ssis_dispatcher.gateway.operations.replies import LastResort
 from ssis_dispatcher.http.asgi import ClientLeft
@@ -68,7 +69,7 @@ async def test_a_method_that_does_not_exist_is_answered_with_those_that_do(
 
 
 async def test_an_unexpected_error_is_logged_and_tells_nothing(house: House, caplog: pytest.LogCaptureFixture) -> None:
-    def broken(id: str) -> int | None:
+    def broken(id: str, key: Key) -> int | None:
         raise RuntimeError("the secret of the house")
 
     object.__setattr__(house.desk, "lookup", broken)

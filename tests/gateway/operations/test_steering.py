@@ -64,6 +64,19 @@ async def test_warming_a_model_starts_its_server_and_ends_when_it_is_ready(house
     assert not house.dispatcher.fleet.book.seated
 
 
+async def test_a_warming_is_told_of_to_who_asked_for_it_and_to_operators(house: House) -> None:
+    house.load_slowly()
+    async with house.client("operate", name="one") as one, house.client("use", name="two") as two:
+        id = (await one.post("/api/models/warm", json={"model": "demo"})).json()["request"]
+        for _ in range(2):
+            assert (await one.get(f"/api/requests/{id}")).status_code == 200
+            assert (await two.get(f"/api/requests/{id}")).status_code == 404
+            await asyncio.sleep(6)
+    async with house.client("use", name="one") as again, house.client("operate", name="three") as operator:
+        assert (await again.get(f"/api/requests/{id}")).json()["state"] == "ready"
+        assert (await operator.get(f"/api/requests/{id}")).json()["state"] == "ready"
+
+
 async def test_warming_a_warm_model_leaves_everything_as_it_is(house: House) -> None:
     server = await house.ready()
     async with house.client() as client:

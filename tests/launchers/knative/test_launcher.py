@@ -273,7 +273,7 @@ async def test_one_that_somebody_made_theirs_is_left_to_them(site: Site) -> None
         site.cluster.edit(SERVICES, made.server, NS, take)
         failed = await reports.wait_for(ServerFailed)
         await asyncio.sleep(60.0)
-    assert failed.failure.kind is FailureKind.LOST
+    assert failed.failure.kind is FailureKind.REMOVED
     assert site.service(made.server) is not None
 
 
@@ -342,7 +342,7 @@ async def test_a_server_whose_pod_is_killed_is_reported_and_cleared_away(site: S
         (pod,) = site.cluster.pods(made.server, NS)
         site.cluster.delete(PODS, pod["metadata"]["name"], NS, grace=0)
         failed = await reports.wait_for(ServerFailed)
-        assert (failed.server, failed.failure.kind) == (made.server, FailureKind.LOST)
+        assert (failed.server, failed.failure.kind) == (made.server, FailureKind.REMOVED)
         await until(lambda: site.service(made.server) is None)
         await until(lambda: site.free() == 2)
 
@@ -362,7 +362,7 @@ async def test_a_service_that_somebody_deletes_is_reported_and_not_fought_over(s
         made, _ = await site.launch()
         site.cluster.delete(SERVICES, made.server, NS)
         failed = await reports.wait_for(ServerFailed)
-        assert failed.failure.kind is FailureKind.LOST
+        assert failed.failure.kind is FailureKind.REMOVED
         calls = len([call for call in site.cluster.log if call.verb in ("create", "patch", "update")])
         await asyncio.sleep(60.0)
         assert len([call for call in site.cluster.log if call.verb in ("create", "patch", "update")]) == calls

@@ -367,7 +367,7 @@ def test_trap_19_pods_that_a_node_refuses_are_counted() -> None:
 def test_a_service_that_somebody_deleted() -> None:
     for gone in (None, service(deletionTimestamp="2026-11-25T17:00:00Z")):
         verdict = judge(gone, [ready_pod()])
-        assert (verdict.phase, kind_of(verdict), verdict.after) == ("gone", FailureKind.LOST, 0)
+        assert (verdict.phase, kind_of(verdict), verdict.after) == ("gone", FailureKind.REMOVED, 0)
 
 
 def test_pods_of_an_older_service_of_the_same_name_are_not_this_ones() -> None:

@@ -33,10 +33,10 @@ async def _nobody_to_ask(wish: Wish) -> None:
 class Operations:
     """``listing`` names the models of the directory; ``identify`` resolves what a caller wishes and raises
     `DispatchError` where it cannot be served; ``plan`` takes a wish and the seats wanted at once; ``exposition`` is the
-    page of metrics; ``lookup`` finds the visit of a request id among the inference requests; ``unready`` gives reasons
-    for not being ready besides those of the fleet, such as the quiet period before a drain; ``follows`` tells that another
-    replica keeps the book; ``acquaint`` asks the hub about
-    the token that comes with a wish, so that a public model is the same model whatever token is shown.
+    page of metrics; ``lookup`` finds the visit of a request id among the inference requests that a key may see;
+    ``unready`` gives reasons for not being ready besides those of the fleet, such as the quiet period before a drain;
+    ``follows`` tells that another replica keeps the book; ``acquaint`` asks the hub about the token that comes with a
+    wish, so that a public model is the same model whatever token is shown.
     """
 
     dispatcher: Dispatcher
@@ -44,7 +44,7 @@ class Operations:
     identify: Callable[[Wish], Model]
     plan: Callable[[Wish, int | None], Awaitable[Plan]]
     exposition: Callable[[], bytes]
-    lookup: Callable[[str], int | None]
+    lookup: Callable[[str, Key], int | None]
     broadcast: Broadcast
     unready: Callable[[], Problem | None] = _nothing_else
     follows: Callable[[], bool] = lambda: False

@@ -45,15 +45,16 @@ async def queue(desk: Operations, request: Request) -> Response:
 
 
 async def one_request(desk: Operations, request: Request) -> Response:
-    """Where a request stands; and of a warming also what came of it, its server or the reason why there is none."""
-    id = request.path_params["id"]
-    number = desk.warmings.number(id)
+    """Where a request stands; and of a warming also what came of it, its server or the reason why there is none. Requests of
+    other callers are not told of: an operator sees all."""
+    id, key = request.path_params["id"], key_of(request)
+    number = desk.warmings.number(id, key)
     if number is None:
-        number = desk.lookup(id)
+        number = desk.lookup(id, key)
     view = desk.dispatcher.outlook(number) if number is not None else None
     if view is not None:
         return reply({"id": id, **msgspec.structs.asdict(view)})
-    end = desk.warmings.end(id)
+    end = desk.warmings.end(id, key)
     if isinstance(end, Problem):
         raise DispatchError.of(end)
     if end is not None:

@@ -9,6 +9,7 @@ from itertools import count
 from ssis_dispatcher.core.messages import CallerLimits, Model
 from ssis_dispatcher.dispatcher import Dispatcher, Endpoint, Visit
 from ssis_dispatcher.errors import DispatchError, Problem
+from ssis_dispatcher.gateway.limits import Key
 
 _REMEMBERED = 256
 """Ends that can still be asked for."""
@@ -21,31 +22,35 @@ class Warmings:
         self._prefix = f"warm-{secrets.token_hex(4)}-"
         self._numbers = count(1)
         self._waiting: dict[str, _Warming] = {}
-        self._over: OrderedDict[str, Endpoint | Problem] = OrderedDict()
+        self._over: OrderedDict[str, tuple[str, Endpoint | Problem]] = OrderedDict()
 
     def begin(self, dispatcher: Dispatcher, model: Model, caller: str, limits: CallerLimits | None) -> str:
         """Ask for a seat; the id under which it can be followed. Raises `DispatchError` when it is refused at once."""
         id = f"{self._prefix}{next(self._numbers)}"
-        guest = self._waiting[id] = _Warming(self, id)
+        guest = self._waiting[id] = _Warming(self, id, caller)
         dispatcher.enter(guest, model, caller, 0, id, limits=limits)
-        if isinstance(problem := self._over.get(id), Problem):
+        _, problem = self._over.get(id, ("", None))
+        if isinstance(problem, Problem):
             del self._over[id]
             raise DispatchError.of(problem)
         return id
 
-    def number(self, id: str) -> int | None:
-        """The visit behind a request id; None when it is none of these, or over."""
+    def number(self, id: str, key: Key) -> int | None:
+        """The visit behind a request id; None when it is none of these, or over, or not for this key to see."""
         guest = self._waiting.get(id)
-        return guest.visit.number if guest is not None else None
+        return guest.visit.number if guest is not None and key.may_see(guest.caller) else None
 
-    def end(self, id: str) -> Endpoint | Problem | None:
-        """The server that is ready, or why there is none; None when it is none of these, or not over, or over for long."""
-        return self._over.get(id)
+    def end(self, id: str, key: Key) -> Endpoint | Problem | None:
+        """The server that is ready, or why there is none; None when it is none of these, or not over, or over for long, or
+        not for this key to see."""
+        caller, end = self._over.get(id, ("", None))
+        return end if key.may_see(caller) else None
 
     def ended(self, id: str, end: Endpoint | Problem) -> None:
         """For the guests: one of them has what it wanted, or will not have it."""
-        self._waiting.pop(id).visit.leave()
-        self._over[id] = end
+        guest = self._waiting.pop(id)
+        guest.visit.leave()
+        self._over[id] = guest.caller, end
         if len(self._over) > _REMEMBERED:
             self._over.popitem(last=False)
 
@@ -55,9 +60,10 @@ class _Warming:
 
     visit: Visit
 
-    def __init__(self, warmings: Warmings, id: str) -> None:
+    def __init__(self, warmings: Warmings, id: str, caller: str) -> None:
         self._warmings = warmings
         self._id = id
+        self.caller = caller
 
     def seated(self, endpoint: Endpoint) -> None:
         self._warmings.ended(self._id, endpoint)

@@ -132,6 +132,7 @@ class _Server:
         self.uid = uid
         self.seen = bool(uid)  # the mirror has shown its service
         self.launching = not uid
+        self.may_have_secret = bool(uid)  # what another dispatcher has started may have one
         self.ready = self.stopping = False
         self.told = ("", "")  # phase and detail
         self.doubted: tuple[str, float] | None = None  # a failure that must stand for a while, and since when it does
@@ -356,7 +357,8 @@ class KnativeLauncher:
         if server.ready and verdict.failure is None and verdict.phase in _WITHOUT_PROCESS:
             # Knative makes another pod, which may wait for a slice, or load for minutes. That is a new start, and starts are
             # the fleet's to decide.
-            gone = Failure(FailureKind.LOST, f"its pod went away ({verdict.phase} again)")
+            kind = FailureKind.REMOVED if ("", server.node) in self._nodes.objects else FailureKind.LOST
+            gone = Failure(kind, f"its pod went away ({verdict.phase} again)")
             verdict = msgspec.structs.replace(verdict, failure=gone)
         if verdict.failure is not None:
             if self._is_certain(server, verdict) and self._chores is not None:
@@ -445,6 +447,7 @@ class KnativeLauncher:
         )
         phase("creating", "")
         if source.token:
+            server.may_have_secret = True
             secret = manifests.token_secret(order, source.token, self.options)
             there = await self._create(SECRETS, secret, order, names.owned)
             if there.get("data") != secret["data"]:  # it was left over from another start, with another token
@@ -563,7 +566,8 @@ class KnativeLauncher:
 
     async def _remove(self, server: _Server, grace: float) -> None:
         """Delete the service, and see its pods gone. Raises `ApiError`."""
-        await self._kube.delete(SECRETS, server.name, self.options.namespace)
+        if server.may_have_secret:
+            await self._kube.delete(SECRETS, server.name, self.options.namespace)
         there = await self._uid_of(server.name)
         server.uid = server.uid or there
         if not server.uid:

@@ -98,7 +98,7 @@ def judge(
     the pod's address.
     """
     if service is None or service["metadata"].get("deletionTimestamp"):
-        return Verdict(False, "gone", failure=_failure(FailureKind.LOST, "its Knative Service was deleted"))
+        return Verdict(False, "gone", failure=_failure(FailureKind.REMOVED, "its Knative Service was deleted"))
     uid = service["metadata"].get("uid")
     own = [pod for pod in pods if uid is None or _label(pod, f"{names.SERVICE}UID") in ("", uid)]
     pod = chosen(own)
