@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -216,7 +217,11 @@ class Site:
     def send(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Call:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         data = None if body is None else json.dumps(body)
-        connection.request(method, path, data, {**({} if data is None else JSON), **(headers or {})})
+        try:
+            connection.request(method, path, data, {**({} if data is None else JSON), **(headers or {})})
+        except OSError:
+            connection.close()
+            raise
         return Call(connection)
 
     def begin(self, model: str, tokens: int = 4, **more: object) -> Call:
@@ -233,7 +238,16 @@ class Site:
         return self.begin(model, tokens, **more).answer()
 
     def look(self, path: str) -> Any:
-        return self.send("GET", path, None, {"Authorization": f"Bearer {self.known_key()}"}).answer().json
+        """What an operations route says. While the dispatcher's pod is replaced, `make forward` may cut the way there."""
+        found: list[Answer] = []
+
+        def answered() -> bool:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                found.append(self.send("GET", path, None, {"Authorization": f"Bearer {self.known_key()}"}).answer())
+            return bool(found)
+
+        until(answered, f"GET {path} is answered", 30)
+        return found[0].json
 
     def known_key(self) -> str:
         if not hasattr(self, "_key"):

@@ -108,9 +108,10 @@ class Call:
         return line
 
     def answer(self) -> Answer:
-        found = Answer(self.head())
-        self._connection.close()
-        return found
+        try:
+            return Answer(self.head())
+        finally:
+            self._connection.close()
 
     def is_silent(self) -> bool:
         """Whether not a byte of the reply has come."""

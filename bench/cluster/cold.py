@@ -1,6 +1,6 @@
 """How much a cold start on a real cluster takes, and how much of it is the dispatcher's.
 
-    python bench/cold_cluster.py --url http://127.0.0.1:8080 --model demo [--pairs 10]
+    python -m bench.cluster.cold --url http://127.0.0.1:8080 --model demo [--pairs 10]
 
 Run it inside the cluster's network, against a dispatcher that runs there. Each pair is one cold request through the
 dispatcher, and one by a client that does by itself what the dispatcher did: POST the same Knative Service, watch it become

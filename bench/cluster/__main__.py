@@ -1,6 +1,6 @@
 """What a dispatcher on a large cluster costs: memory, processor time, and the time until it knows everything after a restart.
 
-    python bench/cluster.py [--nodes 1000] [--servers 5000]
+    python -m bench.cluster [--nodes 1000] [--servers 5000]
 
 The cluster is the fake API server of the tests, in this process; the dispatcher is ``ssis serve`` in another. Rows are for
 growing clusters, so that what should not grow can be seen not to.
@@ -10,19 +10,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
 import resource
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
+from bench.cluster.dispatcher import NAMESPACE, Dispatcher
 from tests.kube.fake import FakeCluster
 from tests.kube.kinds import PODS, SERVICES
 
@@ -35,12 +30,9 @@ from ssis_dispatcher.launchers.knative import manifests, specs
 from ssis_dispatcher.launchers.knative.features import Features
 from ssis_dispatcher.launchers.knative.options import KnativeOptions, PodSource
 
-NAMESPACE = "nthulab"
 SLICE = "nvidia.com/mig-1g.5gb"
 EDITS = 300
 """Pods that are changed one after the other, to see what one event costs."""
-
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def order(number: int, node: str) -> Launch:
@@ -71,82 +63,18 @@ def _is_ready(pod: dict[str, Any]) -> bool:
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
-class Dispatcher:
-    """``ssis serve`` on the fake cluster, in a process of its own."""
-
-    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
-        self.process = process
-        self.url = url
-
-    @staticmethod
-    async def start(cluster: FakeCluster, folder: Path) -> Dispatcher:
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": cluster.url}}],
-            "users": [{"name": "u", "user": {"token": "t"}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "x",
-        }
-        (folder / "kubeconfig").write_text(yaml.safe_dump(config))
-        options = "serve --platform knative --port 0 --no-access-log --log-level warning --hub-offline"
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "ssis_dispatcher.cli", *options.split()),
-            *("--state-dir", str(folder / "state"), "--cache-dir", str(folder / "cache")),
-            env={**os.environ, "KUBECONFIG": str(folder / "kubeconfig"), "XDG_CONFIG_HOME": str(folder)},
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        assert process.stderr is not None
-        while line := (await process.stderr.readline()).decode():
-            if "listens on" in line:
-                return Dispatcher(process, line.split()[-1])
-        raise SystemExit("the dispatcher did not start")
-
-    async def ask(self, path: str) -> Any:
-        def get() -> Any:
-            with urllib.request.urlopen(self.url + path, timeout=60) as reply:
-                return json.load(reply)
-
-        return await asyncio.to_thread(get)
-
-    async def until(self, fact: Callable[[Any], bool], path: str) -> None:
-        while True:
-            try:
-                if fact(await self.ask(path)):
-                    return
-            except OSError:
-                pass
-            await asyncio.sleep(0.1)
-
-    @property
-    def cpu(self) -> float:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
-
-    @property
-    def rss_mib(self) -> float:
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
-
-    async def stop(self) -> None:
-        self.process.terminate()
-        await self.process.wait()
-
-
 async def measure(nodes: int, servers: int) -> list[str]:
     async with FakeCluster(namespaces=(NAMESPACE,)) as cluster:
         await filled(cluster, nodes, servers)
         with tempfile.TemporaryDirectory() as folder:
-            began = time.perf_counter()
-            dispatcher = await Dispatcher.start(cluster, Path(folder))
+            dispatcher = await Dispatcher.start(cluster, Path(folder), "--log-level", "warning")
             try:
                 await dispatcher.until(lambda found: len(found["slices"]) == nodes, "/api/slices")
                 await dispatcher.until(lambda found: len(found["servers"]) == servers, "/api/servers")
-                seconds, cpu, rss = time.perf_counter() - began, dispatcher.cpu, dispatcher.rss_mib
+                seconds, cpu, rss = time.monotonic() - dispatcher.started, dispatcher.cpu, dispatcher.rss_mib
                 event = await _event_cost(cluster, dispatcher)
             finally:
-                await dispatcher.stop()
+                await dispatcher.end()
     return [f"{nodes:,}", f"{servers:,}", f"{seconds:.1f}", f"{cpu:.1f}", f"{rss:.0f}", f"{event * 1e6:.0f}"]
 
 
