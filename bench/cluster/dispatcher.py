@@ -28,7 +28,12 @@ class Dispatcher:
         self.process = process
         self.port = port
         self.started = started
-        self.client = httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=600.0)
+        self.client = httpx2.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}",
+            trust_env=False,
+            timeout=600.0,
+            limits=httpx2.Limits(max_connections=None),
+        )
 
     @staticmethod
     async def start(cluster: FakeCluster, folder: Path, *options: str) -> Dispatcher:

@@ -257,7 +257,7 @@ async def paused(options: argparse.Namespace) -> list[Row]:
         one.process.send_signal(signal.SIGCONT)
         await asyncio.gather(*(answered(replica, model) for replica in (one, two) for model in ("m0", "m1", "m2")))
         return [
-            row("K8", "leader stopped: another leads and has started a model, s", seconds, "≤", 12 + 2),
+            row("K8", "leader stopped: another leads and has started a model, s", seconds, "≤", 20),
             row("K8", "awake again: servers too many of a model", s.most_per_model() - 1, "≤", 0),
         ]
 

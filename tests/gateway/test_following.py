@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -49,6 +50,12 @@ async def pair(build: Build) -> AsyncIterator[Pair]:
         following = Following(follower.program.pool, lambda: post.leads, lambda: post.leader, most=3, patience=5.0)
         gateway._following = following
         yield Pair(leader, follower, post, following)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssis_dispatcher.gateway.following._SILENT", 0.2)
+    monkeypatch.setattr("ssis_dispatcher.gateway.following._ASKED_EVERY", 0.05)
 
 
 async def test_a_request_is_answered_by_the_leaders_book(pair: Pair) -> None:
@@ -177,6 +184,72 @@ async def test_operations_are_the_leaders_and_probes_are_everybodys(pair: Pair) 
     for path in ("/healthz", "/metrics"):
         assert (await pair.follower.client.get(path)).status_code == 200
     assert pair.following.forwarded == forwarded
+
+
+@contextlib.asynccontextmanager
+async def standing_still() -> AsyncIterator[tuple[str, int]]:
+    """A replica that stands still: its kernel takes connections in, and nobody answers. Its address."""
+    with socket.create_server(("127.0.0.1", 0), backlog=10) as listener:
+        yield listener.getsockname()
+
+
+async def test_a_leader_that_stands_still_loses_its_requests_to_the_next(pair: Pair, impatient: None) -> None:
+    async with standing_still() as address:
+        pair.post.leader = address
+        asked = [pair.follower.begin_chat() for _ in range(2)]
+        await pair.follower.until(lambda: len(pair.following.under_way) == 2)
+        pair.point_at(pair.leader)
+        assert [(await task).json() for task in asked] == [ANSWER] * 2
+        assert pair.following._former == {}
+    await pair.leader.at_rest()
+
+
+async def test_requests_wait_when_the_leader_stands_still_and_none_is_next(pair: Pair, impatient: None) -> None:
+    async with standing_still() as address:
+        pair.post.leader = address
+        asked = pair.follower.begin_chat()
+        await pair.follower.until(lambda: pair.following.under_way)
+        pair.point_at(None)
+        await pair.follower.until(lambda: pair.following.held == 1)
+    pair.take_the_lead()
+    assert (await asked).json() == ANSWER
+
+
+async def test_one_that_led_and_is_there_finishes_what_it_has(pair: Pair, impatient: None) -> None:
+    pair.leader.upstream.manner = "stream"
+    stream = {**CHAT, "stream": True}
+    async with pair.follower.client.stream("POST", "/v1/chat/completions", json=stream) as reply:
+        lines = reply.aiter_lines()
+        assert '"Hi"' in await anext(lines)
+        before = pair.leader.program.server.numbers
+        pair.take_the_lead()
+        await pair.follower.until(
+            lambda: pair.leader.program.server.numbers >= before + 3
+        )  # it was asked, again and again
+        pair.leader.upstream.go_on.set()
+        rest = [line async for line in lines if line]
+    assert rest == ["data: [DONE]"]
+    await pair.follower.until(lambda: not pair.following._former)
+    await pair.leader.at_rest()
+
+
+async def test_an_answer_that_has_begun_breaks_off_when_the_leader_stands_still(pair: Pair, impatient: None) -> None:
+    async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if b"/healthz" not in await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+            writer.write(b"7\r\ndata: 1\r\n")
+        writers.append(writer)
+
+    writers: list[asyncio.StreamWriter] = []
+    async with await asyncio.start_server(begin, "127.0.0.1", 0) as server:
+        pair.post.leader = server.sockets[0].getsockname()
+        async with pair.follower.client.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True}) as reply:
+            lines = reply.aiter_lines()
+            pair.take_the_lead()
+            with pytest.raises(httpx2.RemoteProtocolError):
+                await _drained(lines)
+        for writer in writers:
+            writer.close()
 
 
 async def test_who_waits_when_the_lead_changes_goes_to_the_next_leader(pair: Pair) -> None:

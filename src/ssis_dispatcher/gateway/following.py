@@ -6,7 +6,8 @@ other answers through it: the request goes over as it came, the caller's credent
 them; the reply comes back as it is. `HOP` marks it, so that a replica that has just lost the lead does not hand it on.
 
 Inference has no side effects. So a request whose leader goes away before the first byte of an answer is held, and goes to
-the next leader; after the first byte it breaks off, and is never presented as complete.
+the next leader; after the first byte it breaks off, and is never presented as complete. A leader whose node was lost, or
+that stands still, goes away without a word: when another leads, it is asked whether it is there (`_Former`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ LEADER_CHANGED = "leader_changed"
 
 _AGAIN = 1.0
 """Seconds until a request whose leader did not answer is tried once more, if nobody else takes the lead before."""
+
+_SILENT = 3.0
+"""Seconds in which a replica that led must say that it is there."""
+
+_ASKED_EVERY = 5.0
+"""Seconds between two times that it is asked, while it has requests of ours."""
 
 
 class Following:
@@ -61,6 +68,7 @@ class Following:
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._held: dict[_Forwarded, asyncio.TimerHandle] = {}
+        self._former: dict[Address, _Former] = {}
         self.under_way: set[_Forwarded] = set()
         """Requests that a leader has now."""
 
@@ -101,6 +109,20 @@ class Following:
         for request, timer in held.items():
             timer.cancel()
             self.begin(request)
+        for address in {request.address for request in self.under_way}:
+            if address not in self._former and self.has_left(address):
+                self._former[address] = _Former(self, address)
+
+    def has_left(self, address: Address) -> bool:
+        """Whether a replica leads no more and has requests of ours."""
+        elsewhere = self._leads() or self._leader() != address
+        return elsewhere and any(request.address == address for request in self.under_way)
+
+    def done_with(self, address: Address, *, silent: bool) -> None:
+        """A replica that led has no request of ours any more; or it is silent, and they are taken back."""
+        self._former.pop(address, None)
+        for request in [request for request in self.under_way if silent and request.address == address]:
+            request.take_back()
 
     def cut_off(self, problem: Problem) -> None:
         """End every request that is held or under way; its caller is told why."""
@@ -136,8 +158,36 @@ class Following:
         request.refuse(Problem(503, "no_leader", message, 5.0))
 
 
+class _Former:
+    """A replica that led when it was handed requests: it may be finishing them, or be gone. An `http.client.Receiver`."""
+
+    def __init__(self, following: Following, address: Address) -> None:
+        self._following = following
+        self._address = address
+        self._ask()
+
+    def _ask(self) -> None:
+        if self._following.has_left(self._address):
+            self._following.pool.send(self._address, "GET", b"/healthz", [], b"", self, first_byte_timeout=_SILENT)
+        else:
+            self._following.done_with(self._address, silent=False)
+
+    def on_reply(self, status: int, headers: list[Header], body: bytes) -> None:
+        self.on_end()
+
+    def on_head(self, status: int, headers: list[Header], length: int | None) -> None: ...
+
+    def on_body(self, data: bytes) -> None: ...
+
+    def on_end(self) -> None:
+        asyncio.get_running_loop().call_later(_ASKED_EVERY, self._ask)
+
+    def on_failed(self, error: UpstreamError) -> None:
+        self._following.done_with(self._address, silent=True)
+
+
 class _Forwarded:
-    """One request and its reply, passed through; an `http.client.Receiver`."""
+    """One request and its reply, passed through; an `http.client.Receiver`. ``address`` is who has it now, or had it last."""
 
     def __init__(
         self,
@@ -151,9 +201,11 @@ class _Forwarded:
         self._own = own
         self._render = render
         self._call: Call | None = None
+        self.address: Address = ("", 0)
 
     def send(self, address: Address) -> None:
         exchange, pool = self.exchange, self._following.pool
+        self.address = address
         headers = for_next_hop(exchange.headers, exchange.header(b"connection"))
         headers += [(HOP, b"1"), (b"x-request-id", exchange.id.encode()), (b"x-forwarded-for", exchange.peer.encode())]
         host = exchange.header(b"host") or None
@@ -182,6 +234,16 @@ class _Forwarded:
             self.exchange.abort()
         else:
             self.refuse(problem)
+
+    def take_back(self) -> None:
+        """Its leader is silent: an answer that has begun breaks off, and what has not goes where it belongs now."""
+        self._caller_left()
+        exchange = self.exchange
+        exchange.on_gone = exchange.on_pause = exchange.on_resume = None
+        if exchange.status:
+            exchange.abort()
+        else:
+            self._following.begin(self)
 
     def _caller_left(self) -> None:
         call = self._over()
