@@ -10,6 +10,7 @@ import re
 import tomllib
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -295,6 +296,8 @@ def remove(kubectl: Kubectl) -> None:
     gone = 0
     for kinds in REMOVED:
         ours = [one for kind in kinds for one in kubectl.list(kind, "-A", "-l", f"{LABEL}={VALUE}")]
+        if kinds == ("namespaces",):
+            _await_pods(kubectl, ours)
         kubectl.delete(ours, within=300)
         gone += len(ours)
     for one in kubectl.list("configmaps", "-n", SERVING):
@@ -319,6 +322,13 @@ def remove(kubectl: Kubectl) -> None:
         if gone
         else "Nothing here was installed by make setup_knative."
     )
+
+
+def _await_pods(kubectl: Kubectl, namespaces: Iterable[Object]) -> None:
+    """Wait until no pod is left there. At a namespace that is deleted before, Kubernetes looks again after half of their
+    grace period, and the activator's is ten minutes."""
+    for name in (one["metadata"]["name"] for one in namespaces):
+        until(f"the pods of {name} to go", lambda name=name: not kubectl.list("pods", "-n", name), within=300)
 
 
 REMOVED = (

@@ -226,6 +226,8 @@ class Cluster:
             self._complain()
             return
         self._complaint = None
+        if new is not None:  # something that all replicas have, and that outlives them
+            self._knowledge.access.take_secret(new["metadata"]["uid"].encode())
         before, self.choices = self.choices, chosen
         self._launcher.change_options(chosen.options)
         changed = self._knowledge.take_choices(chosen.catalogue, chosen.engine)

@@ -62,13 +62,14 @@ class Knowledge:
         self.sources = Sources(hub, cache(settings), settings.hub_token, local=local)
         self._store = store or _store(settings, lasting)
         self.lessons = Lessons(self._store)
+        self.access = Access(hub)
         known = catalogue.load(settings.catalogue, self.served)
         self.directory = Directory(
             known if local or settings.catalogue is not None else catalogue.Catalogue({}),
             self.served,
             default_engine or settings.default_engine or EMBEDDED,
             self.sources,
-            Access(hub),
+            self.access,
             self.lessons,
             Defaults(
                 context=settings.default_context,

@@ -25,12 +25,19 @@ GOOD_FOR = 300.0
 
 
 class Access:
-    """The hub's answers about tokens, remembered. ``secret`` keys the hash; by default it dies with the process."""
+    """The hub's answers about tokens, remembered. ``secret`` keys the hash; by default it dies with the process. Servers that
+    outlive the process are only found again by those who may share them where the next one has the same (`take_secret`)."""
 
     def __init__(self, hub: Hub, secret: bytes | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._hub = hub
         self._secret = secret or secrets.token_bytes(32)
         self._readable: Memo[bool] = Memo(clock)
+
+    def take_secret(self, secret: bytes) -> None:
+        """Use this key from now on; what was remembered under another is forgotten."""
+        if secret != self._secret:
+            self._secret = secret
+            self._readable.clear()
 
     def known(self, repo: str, token: str) -> bool:
         """Whether `scope` can tell without a guess."""

@@ -17,6 +17,19 @@ async def ask(one: Replica, token: str = "", **env: str) -> httpx2.Response:
     return await one.client.post("/", json=body)
 
 
+async def test_the_same_token_finds_its_server_again_after_a_restart(site: Site) -> None:
+    async with site.dispatcher() as one:
+        await one.leading()
+        assert (await ask(one, "hf_one")).status_code == 200
+        before = services(site)
+    async with site.dispatcher() as two:
+        await two.leading()
+        assert (await ask(two, "hf_one")).status_code == 200
+        assert services(site) == before
+        assert (await ask(two, "hf_two")).status_code == 200
+        assert len(services(site)) == 2
+
+
 async def test_another_token_and_other_variables_are_another_server(site: Site) -> None:
     """The hub is not there to say that the model is everybody's, so nobody shares it but who shows the same token."""
     async with site.dispatcher() as one:
