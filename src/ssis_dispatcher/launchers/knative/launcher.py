@@ -55,8 +55,10 @@ from ssis_dispatcher.kube.api import (
 from ssis_dispatcher.kube.watch import Mirror
 from ssis_dispatcher.launchers.base import LaunchFailed, Report
 from ssis_dispatcher.launchers.knative import capacity, manifests, names, pods, specs
+from ssis_dispatcher.launchers.knative.clearing import Clearing
 from ssis_dispatcher.launchers.knative.features import CONFIGS, KNATIVE, Features
 from ssis_dispatcher.launchers.knative.options import KnativeOptions, PodSource
+from ssis_dispatcher.launchers.knative.servers import KnativeServer
 from ssis_dispatcher.launchers.last_lines import LastLines
 from ssis_dispatcher.telemetry.redact import redact
 
@@ -77,20 +79,6 @@ _FEATURES_EVERY = 60.0
 _SWEEP_WITHIN = 5.0
 """Seconds that a failed start may take to be cleared away before its callers are told: longer than a pod that crashed needs,
 shorter than they should wait for the reason."""
-
-_POD_GRACE = 3.0
-"""Seconds that a pod may take to end. What we stop is idle, and Knative's own way (30 s of quiet) would keep the slice."""
-
-_CASCADE = 2.0
-"""Seconds in which Kubernetes reaches the pods of a service that was deleted, with the grace of its time-out."""
-
-_MOST_HURRIED = 6
-"""Pods of one service that are deleted by hand before Kubernetes reaches them: each of the first is replaced at once, until
-what replaces it is gone, too."""
-
-_FORCE_AFTER = 7.0
-"""Seconds after which a pod that is still there is deleted by force. A kubelet that waits for queue-proxy's drain already may
-not listen to a shorter grace any more (measured on Kubernetes 1.36), and would keep the slice for half a minute."""
 
 _UNSCHEDULABLE_FOR = 10.0
 """Seconds for which the scheduler may find no place for a server whose slice was free. Then somebody else has taken it."""
@@ -120,36 +108,6 @@ class ResolvePod(Protocol):
     def __call__(self, model: Model, phase: Phase, /) -> Awaitable[PodSource]: ...
 
 
-class _Server:
-    """One server of ours, ordered or found. ``uid`` is that of its Knative Service, "" until that is created: pods of an
-    older service of the same name are not its."""
-
-    def __init__(self, name: str, cause: str, slice: str, node: str, uid: str = "") -> None:
-        self.name = name
-        self.cause = cause
-        self.slice = slice
-        self.node = node
-        self.uid = uid
-        self.seen = bool(uid)  # the mirror has shown its service
-        self.launching = not uid
-        self.may_have_secret = bool(uid)  # what another dispatcher has started may have one
-        self.ready = self.stopping = False
-        self.told = ("", "")  # phase and detail
-        self.doubted: tuple[str, float] | None = None  # a failure that must stand for a while, and since when it does
-        self.changed = asyncio.Event()
-
-    @property
-    def is_watched(self) -> bool:
-        """Whether what becomes of it is told as it comes: nobody waits for it in a call."""
-        return not (self.launching or self.stopping)
-
-    async def wait(self, seconds: float) -> None:
-        """Until something about it changes, or for so long."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.changed.wait()
-
-
 class KnativeLauncher:
     """One namespace of one cluster. ``gateway`` is where servers are called: the ``host:port`` of Knative's internal gateway,
     or "" for straight to the pods; ``domain`` is the cluster's. The mirrors run while `watch` does."""
@@ -175,8 +133,7 @@ class KnativeLauncher:
         self._gateway = gateway
         self._domain = domain
         self._log = log
-        self._servers: dict[str, _Server] = {}
-        self._leaving: set[str] = set()  # uids of services that are being deleted
+        self._servers: dict[str, KnativeServer] = {}
         self._failed = LastLines()
         self._report: Report | None = None
         self._told: InventoryChanged | None = None
@@ -184,6 +141,7 @@ class KnativeLauncher:
         self._pods_of: dict[str, dict[str, Object]] = {}
         self._chores: asyncio.TaskGroup | None = None
         namespace = options.namespace
+        self._clearing = Clearing(kube, namespace, self._pods_of_server, self._stale.set, log)
         self._services = Mirror(
             kube, SERVICES, namespace, labels=names.OURS, changed=self._service_changed, trim=names.trim_service
         )
@@ -313,16 +271,18 @@ class KnativeLauncher:
         metadata = pod["metadata"]
         name, uid = metadata["labels"][names.SERVICE], metadata["labels"].get(names.SERVICE_UID, "")
         known = (
-            uid in self._leaving or name in self._servers or (self.options.namespace, name) in self._services.objects
+            uid in self._clearing.leaving
+            or name in self._servers
+            or (self.options.namespace, name) in self._services.objects
         )
         if known or self._chores is None or not metadata.get("deletionTimestamp") or not names.owned(pod):
             return
-        self._leaving.add(uid)
+        self._clearing.leaving.add(uid)
         self._log("seeing off", server=name, pod=metadata["name"])
-        orphan = _Server(name, "launcher", "", "", uid)
-        self._chores.create_task(self._swept(orphan))
+        orphan = KnativeServer(name, "launcher", "", "", uid)
+        self._chores.create_task(self._clearing.sweep(orphan))
 
-    def _wake(self, server: _Server) -> None:
+    def _wake(self, server: KnativeServer) -> None:
         """Something about this server has changed: whoever waits for it looks, or else we do."""
         server.changed.set()
         if server.is_watched and self._report is not None:
@@ -332,7 +292,7 @@ class KnativeLauncher:
         """A service of ours for which nobody waits: one that runs already, or that another dispatcher has started."""
         metadata = service["metadata"]
         known = self._servers.get(metadata["name"])
-        if metadata.get("deletionTimestamp") or metadata["uid"] in self._leaving or self._report is None:
+        if metadata.get("deletionTimestamp") or metadata["uid"] in self._clearing.leaving or self._report is None:
             return
         if known is not None and not known.is_watched:
             return
@@ -341,7 +301,7 @@ class KnativeLauncher:
             if found is not None:
                 self._log("left_alone", server=found.name, why=found.why)
             return
-        server = _Server(found.record.server, "launcher", found.slice, found.record.node, metadata["uid"])
+        server = KnativeServer(found.record.server, "launcher", found.slice, found.record.node, metadata["uid"])
         self._servers[server.name] = server
         verdict = self._judge(server)
         server.ready = verdict.ready
@@ -351,7 +311,7 @@ class KnativeLauncher:
         self._stale.set()
         self._look(server)
 
-    def _look(self, server: _Server) -> None:
+    def _look(self, server: KnativeServer) -> None:
         """Tell what has become of a server for which nobody waits."""
         verdict = self._judge(server)
         if server.ready and verdict.failure is None and verdict.phase in _WITHOUT_PROCESS:
@@ -370,7 +330,7 @@ class KnativeLauncher:
             server.ready = True
             self._tell(ServerReady(server.cause, server.name, self._address(server)))
 
-    def _is_certain(self, server: _Server, verdict: pods.Verdict) -> bool:
+    def _is_certain(self, server: KnativeServer, verdict: pods.Verdict) -> bool:
         """Whether a failure has stood long enough to be believed; if not, it is looked at again when it has."""
         if verdict.failure is None:
             server.doubted = None
@@ -383,7 +343,7 @@ class KnativeLauncher:
             loop.call_later(left, self._wake, server)
         return left <= 0
 
-    async def _lose(self, server: _Server, verdict: pods.Verdict) -> None:
+    async def _lose(self, server: KnativeServer, verdict: pods.Verdict) -> None:
         """A server that nobody told to stop is of no use any more. What is left of it is cleared away, so that it neither
         holds its slice nor comes back by itself beside the one that takes its place."""
         failure, lines = await self._explained(server, verdict)
@@ -392,9 +352,9 @@ class KnativeLauncher:
         self._failed.keep(server.name, [*lines, failure.message])
         self._stale.set()
         self._tell(ServerFailed("launcher", server.name, failure))
-        await self._swept(server)
+        await self._clearing.sweep(server)
 
-    async def _explained(self, server: _Server, verdict: pods.Verdict) -> tuple[Failure, list[str]]:
+    async def _explained(self, server: KnativeServer, verdict: pods.Verdict) -> tuple[Failure, list[str]]:
         """Why it failed, now that its last words are known, and those."""
         assert verdict.failure is not None
         lines = await self._lines_of(server)
@@ -409,7 +369,7 @@ class KnativeLauncher:
 
     async def launch(self, order: Launch, report: Report) -> ServerReady:
         self._failed.forget(order.server)
-        server = self._servers[order.server] = _Server(
+        server = self._servers[order.server] = KnativeServer(
             order.server, order.cause, order.pool.slice.name, order.pool.node
         )
 
@@ -436,7 +396,7 @@ class KnativeLauncher:
         except DispatchError as error:
             raise LaunchFailed.of(error) from error
 
-    async def _make(self, server: _Server, order: Launch, source: PodSource, phase: Phase) -> None:
+    async def _make(self, server: KnativeServer, order: Launch, source: PodSource, phase: Phase) -> None:
         """Create the service, and the Secret that its pod reads the caller's token from. Raises `LaunchFailed`."""
         engine = self._engines.get(order.model.engine)
         if engine is None:
@@ -502,7 +462,7 @@ class KnativeLauncher:
         except ApiError as error:
             self._log("secret_without_owner", server=metadata["name"], error=str(error))
 
-    async def _wait_ready(self, server: _Server, order: Launch, report: Report) -> None:
+    async def _wait_ready(self, server: KnativeServer, order: Launch, report: Report) -> None:
         """Until it can answer. Raises `LaunchFailed` when it never will."""
         clock = asyncio.get_running_loop().time
         nowhere_since: float | None = None
@@ -522,17 +482,17 @@ class KnativeLauncher:
                 raise LaunchFailed(Failure(FailureKind.LOST, f"no node can take it: {verdict.detail}"))
             await server.wait(_RECHECK)
 
-    async def _failed_to_start(self, server: _Server, failure: Failure) -> None:
+    async def _failed_to_start(self, server: KnativeServer, failure: Failure) -> None:
         """Clear away what a start has left, as far as that goes quickly; the rest counts as taken until it is gone."""
         self._failed.keep(server.name, [*self._failed.of(server.name), failure.message])
         server.stopping = True
         try:
             async with asyncio.timeout(_SWEEP_WITHIN):
-                await self._remove(server, 0.0)
+                await self._clearing.remove(server, 0.0)
         except (TimeoutError, ApiError) as error:
             self._log("left_behind", server=server.name, error=repr(error))
             if self._chores is not None:
-                self._chores.create_task(self._swept(server))
+                self._chores.create_task(self._clearing.sweep(server))
         if self._servers.get(server.name) is server:
             del self._servers[server.name]
         self._stale.set()
@@ -544,82 +504,14 @@ class KnativeLauncher:
         if known is None:
             return
         known.stopping = True
-        await self._remove(known, grace)
+        await self._clearing.remove(known, grace)
         if self._servers.get(server) is known:
             del self._servers[server]
         self._stale.set()
 
-    async def _swept(self, server: _Server) -> None:
-        """Remove what is left of a server that is in nobody's book any more; never gives up, and never raises."""
-        server.stopping = True
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                await self._remove(server, 0.0)
-            except ApiError as error:
-                self._log("sweep_failed", server=server.name, error=str(error), again_in=pause)
-            else:
-                self._stale.set()
-                return
-            await asyncio.sleep(pause)
-            pause = min(30.0, pause * 2)
-
-    async def _remove(self, server: _Server, grace: float) -> None:
-        """Delete the service, and see its pods gone. Raises `ApiError`."""
-        if server.may_have_secret:
-            await self._kube.delete(SECRETS, server.name, self.options.namespace)
-        there = await self._uid_of(server.name)
-        server.uid = server.uid or there
-        if not server.uid:
-            return
-        self._leaving.add(server.uid)
-        try:
-            if there == server.uid:  # else it is gone, or somebody has made it theirs, or it is another's by now
-                await self._kube.delete(SERVICES, server.name, self.options.namespace, uid=server.uid)
-            await self._see_off(server, grace)
-        finally:
-            self._leaving.discard(server.uid)
-
-    async def _uid_of(self, name: str) -> str:
-        """Of our service of this name; "" where there is none. A create of which we heard nothing may have made it."""
-        try:
-            found = await self._kube.get(SERVICES, name, self.options.namespace)
-        except ApiError as error:
-            if error.missing:
-                return ""
-            raise
-        return str(found["metadata"]["uid"]) if names.owned(found) else ""
-
-    async def _see_off(self, server: _Server, grace: float) -> None:
-        """Wait until no pod of it is left. Raises `ApiError`.
-
-        A pod can be hurried only before Kubernetes has begun to end it: from then on the kubelet waits for Knative's drain
-        (30 s), however short a grace it is told. So they are deleted by hand at once, replacements included.
-        """
-        clock = asyncio.get_running_loop().time
-        begun = clock()
-        hurried: set[tuple[str, bool]] = set()
-        while True:
-            server.changed.clear()
-            left = self._pods_of_server(server)
-            if not left:
-                return
-            spent = clock() - begun
-            for pod in left:
-                metadata = pod["metadata"]
-                forced = spent >= _FORCE_AFTER
-                due = spent >= _CASCADE or len(hurried) < _MOST_HURRIED
-                if due and (metadata["uid"], forced) not in hurried:
-                    hurried.add((metadata["uid"], forced))
-                    await self._hurry(metadata, 0.0 if forced else max(1.0, min(grace, _POD_GRACE)))
-            await server.wait(_CASCADE / 2)
-
-    async def _hurry(self, pod: Object, grace: float) -> None:
-        await self._kube.delete(PODS, pod["name"], self.options.namespace, uid=pod["uid"], grace=grace)
-
     # What is known of a server
 
-    def _judge(self, server: _Server, lines: Sequence[str] = ()) -> pods.Verdict:
+    def _judge(self, server: KnativeServer, lines: Sequence[str] = ()) -> pods.Verdict:
         service = self._services.objects.get((self.options.namespace, server.name))
         if service is not None and service["metadata"]["uid"] != server.uid:
             service = None
@@ -627,11 +519,11 @@ class KnativeLauncher:
             return pods.Verdict(False, "creating")
         return pods.judge(service, self._pods_of_server(server), lines, needs_route=bool(self._gateway))
 
-    def _pods_of_server(self, server: _Server) -> Sequence[Object]:
+    def _pods_of_server(self, server: KnativeServer) -> Sequence[Object]:
         of_name = self._pods_of.get(server.name, {})
         return [pod for pod in of_name.values() if pod["metadata"]["labels"].get(names.SERVICE_UID) == server.uid]
 
-    def _tell_progress(self, server: _Server, verdict: pods.Verdict, report: Report) -> None:
+    def _tell_progress(self, server: KnativeServer, verdict: pods.Verdict, report: Report) -> None:
         """Where it is, and how far."""
         if verdict.node and verdict.node != server.node:
             server.node = verdict.node
@@ -641,7 +533,7 @@ class KnativeLauncher:
             server.told = told
             report(ServerProgressed(server.cause, server.name, *told))
 
-    def _address(self, server: _Server) -> str:
+    def _address(self, server: KnativeServer) -> str:
         """Where it is called, as `dispatcher.Endpoint` has it: a gateway and the host that it knows it by, or the pod."""
         if self._gateway:
             return f"{self._gateway}/{server.name}.{self.options.namespace}.svc.{self._domain}"
@@ -656,7 +548,7 @@ class KnativeLauncher:
             return self._failed.of(server)
         return await self._lines_of(known)
 
-    async def _lines_of(self, server: _Server) -> list[str]:
+    async def _lines_of(self, server: KnativeServer) -> list[str]:
         """Its pod's last lines; those of the container before, where that has just ended."""
         lines: list[str] = []
         for pod in self._pods_of_server(server):
