@@ -78,13 +78,14 @@ bench-cold: .venv/developing ## how long a cold start takes, and how much of it 
 	@$(BIN)/python bench/cold.py
 
 bench-cluster: .venv/developing ## what a large cluster costs the dispatcher (1,000 nodes, 5,000 servers)
-	@PYTHONPATH=. $(BIN)/python bench/cluster.py
+	@$(BIN)/python -m bench.cluster
 
 bench-edge: .venv/developing ## our edge beside Envoy, HAProxy and the LLM routers, in one run
 	@$(BIN)/python -m bench.edge $(BENCH_ARGS)
 
 scorecard: .venv/developing ## the rows of the scorecard that are about load
-	@$(BIN)/python -m bench.edge.scorecard $(BENCH_ARGS)
+	@$(BIN)/python -m bench.edge.scorecard $(BENCH_ARGS); edge=$$?; \
+	$(BIN)/python -m bench.cluster.scorecard $(BENCH_ARGS) && exit $$edge
 
 soak: .venv/developing ## an hour of mixed load and faults (BENCH_ARGS="--minutes 3")
 	@$(BIN)/python -m bench.edge.soak $(BENCH_ARGS)

@@ -153,7 +153,7 @@ class Dispatcher:
 
     def _banner(self) -> str:
         assert self.process.poll() is None, f"it ended: {self.said()}"
-        found = re.search(r"listens on (http://\S+)\n", self.said())
+        found = re.search(r"listens on .*(http://\S+)\n", self.said())
         return found[1] if found else ""
 
     def said(self) -> str:

@@ -35,11 +35,11 @@ def listening() -> Iterator[Setup]:
 
 def test_a_text_line_has_time_level_event_and_facts(listening: Setup) -> None:
     stream = listening()
-    log("server ready", model="org/m", seconds=0.3123456789, pinned=True, node=None, why="a b")
+    log("server ready", model="org/m", seconds=0.3123456789, pinned=True, node=None, changed=["a", "b"], why="a b")
     time, rest = stream.getvalue().rstrip("\n").split(" ", 1)
     assert time.endswith("Z")
     assert len(time) == len("2026-11-24T03:00:00.123Z")
-    assert rest == 'info     server ready  model=org/m seconds=0.312346 pinned=yes node=- why="a b"'
+    assert rest == 'info     server ready  model=org/m seconds=0.312346 pinned=yes node=- changed=a,b why="a b"'
 
 
 def test_a_json_line_is_one_object_with_the_event_first_after_time_and_level(listening: Setup) -> None:
@@ -49,6 +49,7 @@ def test_a_json_line_is_one_object_with_the_event_first_after_time_and_level(lis
     line = json.loads(stream.getvalue())
     assert list(line) == ["time", "level", "event", "server", "seconds", "lines"]
     assert (line["level"], line["event"], line["seconds"]) == ("warning", "server failed", 1.5)
+    assert line["lines"] == ["a", "b"]
 
 
 def test_an_error_is_a_traceback_where_it_is_an_exception_and_else_a_fact(listening: Setup) -> None:

@@ -63,13 +63,18 @@ def banner(loaded: Loaded, url: str) -> str:
     settings = loaded.settings
     return "\n".join(
         (
-            f"SSIS-Dispatcher {__version__} listens on {url}",
+            f"SSIS-Dispatcher {__version__} listens on {_where(settings, url)}",
             f"  callers    {_callers(settings)}",
             f"  settings   {loaded.file or 'no file'}, all of them: ssis config",
             '  try        ssis ask demo "Once upon a time"',
             "  stop       Ctrl-C",
         )
     )
+
+
+def _where(settings: Settings, url: str) -> str:
+    """``url`` is how this machine reaches it; on all addresses it listens where that is not said."""
+    return f"all addresses, here as {url}" if settings.host in ("", "0.0.0.0", "::") else url
 
 
 def _callers(settings: Settings) -> str:

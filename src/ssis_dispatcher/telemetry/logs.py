@@ -91,6 +91,8 @@ def _plain(value: object) -> object:
         return value
     if isinstance(value, float):
         return round(value, 6)
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
     return redact(str(value))
 
 
@@ -99,7 +101,7 @@ def _shown(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    text = str(value)
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return (
         text if text and text.isprintable() and not set(text) & {" ", '"', "="} else msgspec.json.encode(text).decode()
     )
