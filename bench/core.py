@@ -1,10 +1,10 @@
 """What one event costs the fleet, against the fleet's size. Run: ``python bench/core.py`` (one core, about half a minute).
 
 Prints medians over rounds: a warm request's whole passage through the book (arrived → seated → gone), a cold arrival that
-joins a line, a seat given to whoever waits, a launch, a failure that climbs to a larger slice, and an eviction. All of it
-twice: on nodes of which nothing but their slices is told, and on nodes whose CPU and memory are counted too. Last come two
-searches in vain: every node has slices free, and half of them lack the memory and half the CPU for one server more. In the
-first all servers work, in the second all are idle, and what they hold is not enough.
+joins a line, a seat given to whoever waits, news of one node, a launch, a failure that climbs to a larger slice, and an
+eviction. All of it twice: on nodes of which nothing but their slices is told, and on nodes whose CPU and memory are counted
+too. Last come two searches in vain: every node has slices free, and half of them lack the memory and half the CPU for one
+server more. In the first all servers work, in the second all are idle, and what they hold is not enough.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ class Book:
                 else Host(node, 10**6, used[node][1] + 4_095, 10**6, 10**7)
                 for number, node in enumerate(self.nodes)
             )
+        self.pools, self.hosts = pools, hosts
         self.fleet.handle(InventoryChanged("bench", pools, hosts), self.now)
 
     def arrive(self, model: Model, caller: str = "caller") -> int:
@@ -149,6 +150,23 @@ def seat_from_line(book: Book) -> float:
         book.arrive(model)
 
     return measure(step)
+
+
+def node_changes(book: Book) -> float:
+    """Others take a slice of one node, or give it back."""
+    (first, *_), count = book.fleet.statistics(book.now).slices, 0
+    pools = [pool for pool in book.pools if pool.node == first.node]
+    hosts = tuple(host for host in book.hosts if host.node == first.node)
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+        told = (msgspec.structs.replace(pools[0], taken=count % 2), *pools[1:])
+        book.fleet.handle(InventoryChanged("bench", told, hosts, (first.node,)), book.now)
+
+    figure = measure(step)
+    book.fleet.handle(InventoryChanged("bench", tuple(pools), hosts, (first.node,)), book.now)
+    return figure
 
 
 def launch_and_fail(book: Book) -> float:
@@ -226,7 +244,16 @@ def all_idle(book: Book) -> float:
 
 def main() -> int:
     gc.disable()
-    columns = ("servers", "waiting", "warm passage", "join+leave", "gone+seat+join", "launch/fail", "evict")
+    columns = (
+        "servers",
+        "waiting",
+        "warm passage",
+        "join+leave",
+        "gone+seat+join",
+        "news of a node",
+        "launch/fail",
+        "evict",
+    )
     print("microseconds per step; from launch/fail on, per event")
     for counted in (False, True):
         print(f"\nCPU and memory of the nodes: {'counted' if counted else 'not told'}")
@@ -235,7 +262,7 @@ def main() -> int:
         )
         for servers, waiting in ((10, 100), (100, 1_000), (1_000, 10_000), (5_000, 50_000)):
             book = Book(servers, waiting, counted)
-            steps = [warm, join_and_leave, seat_from_line, launch_and_fail]
+            steps = [warm, join_and_leave, seat_from_line, node_changes, launch_and_fail]
             figures = [step(book) for step in steps]
             last = [all_busy(book), all_idle(book)] if counted else []
             figures += [evict(book), *last]

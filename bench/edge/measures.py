@@ -174,5 +174,6 @@ MEASURES: dict[str, Callable[[Bench, Target], None]] = {
 def start_of_serve() -> float:
     """Seconds until the real command listens, without what `bench.edge.dispatcher` puts around the program."""
     port = workshop.free_port()
-    with Process(candidates.serve(port), PROXY_CORE, workshop.WORK / "serve.log") as process:
+    cached = {"PYTHONDONTWRITEBYTECODE": ""}  # as where nobody forbids it, which from the second start on is everywhere
+    with Process(candidates.serve(port), PROXY_CORE, workshop.WORK / "serve.log", cached) as process:
         return process.wait_until_listening(port)

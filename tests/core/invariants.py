@@ -12,7 +12,7 @@ from math import inf
 from ssis_dispatcher.core.book import Book
 from ssis_dispatcher.core.callers import Caller
 from ssis_dispatcher.core.fleet import Fleet
-from ssis_dispatcher.core.messages import AnyCommand, Launch
+from ssis_dispatcher.core.messages import AnyCommand, InventoryChanged, Launch
 from ssis_dispatcher.core.racks import Rack
 from ssis_dispatcher.core.servers import Server, State
 from ssis_dispatcher.core.shelves import Bin, Shelf
@@ -51,6 +51,20 @@ def check_launches(fleet: Fleet, commands: Iterable[AnyCommand]) -> None:
             assert bin.node == command.pool.node
             assert bin.shelf.slice == command.pool.slice
             assert command.seats >= 1
+
+
+def check_inventory(fleet: Fleet, told: InventoryChanged) -> None:
+    """The book has what was told of all nodes, and nothing else but where servers of ours are left."""
+    stock = fleet.book.stock
+    pools = {(pool.node, pool.slice): (pool.total, pool.taken) for pool in told.pools}
+    bins = {
+        (bin.node, slice): (bin.total, bin.taken)
+        for slice, shelf in stock.shelves.items()
+        for bin in shelf.bins.values()
+        if bin.total or bin.taken or not bin.servers
+    }
+    assert bins == pools
+    assert {rack.host for rack in stock.racks.values() if rack.host is not None} == set(told.hosts)
 
 
 def _check_shelf(shelf: Shelf, book: Book) -> None:

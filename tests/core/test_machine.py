@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from tests.core.invariants import check_inventory
 from tests.core.referee import Referee
 from tests.core.support import SLICES
 from tests.core.world import (
@@ -99,8 +100,15 @@ class World(RuleBasedStateMachine):
 
     @initialize(number=index, limits=index)
     def begin(self, number: int, limits: int) -> None:
+        self.inventory: InventoryChanged | None = None
         if number > 1:
-            self.tell(InventoryChanged("launcher", inventory(number % 6), cluster_hosts(limits)))
+            self.tell_inventory(InventoryChanged("launcher", inventory(number % 6), cluster_hosts(limits)))
+
+    def tell_inventory(self, whole: InventoryChanged, *, news: bool = False) -> None:
+        """All of it, or what is new in it."""
+        self.tell(whole if self.inventory is None or not news else whole.since(self.inventory))
+        self.inventory = whole
+        check_inventory(self.fleet, whole)
 
     @invariant()
     def count(self) -> None:
@@ -212,9 +220,10 @@ class World(RuleBasedStateMachine):
         node = (*NODES, "elsewhere")[number % 4]
         self.tell(ServerAdopted("launcher", id, model, KNOWN[model], SLICES[slice].name, node, 1, 1, address))
 
-    @rule(number=index, taken=st.sampled_from([0, 0, 1]), other_size=st.booleans(), limits=index)
-    def inventory_changes(self, number: int, taken: int, other_size: bool, limits: int) -> None:
-        self.tell(InventoryChanged("launcher", inventory(number, taken, other_size), cluster_hosts(limits, taken)))
+    @rule(number=index, taken=st.sampled_from([0, 0, 1]), other_size=st.booleans(), limits=index, news=st.booleans())
+    def inventory_changes(self, number: int, taken: int, other_size: bool, limits: int, news: bool) -> None:
+        hosts = cluster_hosts(limits, taken)
+        self.tell_inventory(InventoryChanged("launcher", inventory(number, taken, other_size), hosts), news=news)
 
     @rule(tied=st.sampled_from([True, False, False]))
     def control_plane_goes_or_comes(self, tied: bool) -> None:
@@ -269,7 +278,8 @@ class World(RuleBasedStateMachine):
     def let_everything_finish(self) -> None:
         """Hub, launcher and clock do their work: whoever waits gets an answer."""
         self.tell(HandsTied("launcher", False))
-        self.tell(InventoryChanged("launcher", inventory(1), cluster_hosts(len(self.referee.history))))
+        hosts = cluster_hosts(len(self.referee.history))
+        self.tell_inventory(InventoryChanged("launcher", inventory(1), hosts))
         for _ in range(400):
             if not (self.referee.waiting or self.referee.seated):
                 return

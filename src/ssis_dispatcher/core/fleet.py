@@ -124,7 +124,7 @@ class Fleet:
     def _inventory_changed(self, event: InventoryChanged, now: float) -> None:
         book, stock = self.book, self.book.stock
         first, kinds = not stock.known, stock.kinds
-        freed = stock.update(event.pools, event.hosts)
+        freed = stock.update(event.pools, event.hosts, event.nodes)
         for server in list(book.found.values()):
             self.lifecycle.adopted(server, now)
         book.found.clear()

@@ -174,7 +174,8 @@ class ServerAdopted(Event, frozen=True):
 
 
 class InventoryChanged(Event, frozen=True):
-    """What slices exist, and how many of them others hold: the whole picture each time.
+    """What slices exist, and how many of them others hold: of all nodes, or only of ``nodes``, while the others are as they
+    were. The first one tells of all.
 
     ``hosts`` tells what CPU and memory the nodes have for our servers; a node that is not among them has as much as anybody
     asks. Servers that were found running are reported before the first of these, see `ServerAdopted`.
@@ -182,6 +183,22 @@ class InventoryChanged(Event, frozen=True):
 
     pools: tuple[Pool, ...]
     hosts: tuple[Host, ...] = ()
+    nodes: tuple[str, ...] | None = None
+
+    def since(self, before: InventoryChanged) -> InventoryChanged:
+        """The same for those who know what was ``before``: of the nodes that have changed. Both tell of all."""
+        now, then = self._by_node(), before._by_node()
+        changed = {node for node in now.keys() | then.keys() if now.get(node) != then.get(node)}
+        pools = tuple(pool for pool in self.pools if pool.node in changed)
+        hosts = tuple(host for host in self.hosts if host.node in changed)
+        return InventoryChanged(self.cause, pools, hosts, tuple(sorted(changed)))
+
+    def _by_node(self) -> dict[str, list[Pool | Host]]:
+        found: dict[str, list[Pool | Host]] = {}
+        everything: tuple[Pool | Host, ...] = (*self.pools, *self.hosts)
+        for told in everything:
+            found.setdefault(told.node, []).append(told)
+        return found
 
 
 class HandsTied(Event, frozen=True):

@@ -366,21 +366,24 @@ class Stock:
         server.bin.shelf.take_off(server)
         bin.shelf.put(server, bin)
 
-    def update(self, pools: Iterable[Pool], hosts: Iterable[Host] = ()) -> list[Shelf]:
-        """Take in the whole picture; the shelves on which something became free.
+    def update(
+        self, pools: Iterable[Pool], hosts: Iterable[Host] = (), nodes: Iterable[str] | None = None
+    ) -> list[Shelf]:
+        """Take in what is told of ``nodes`` (None: of all); the shelves on which something became free.
 
         A pool that is gone while its node has another of the same name is that one: the slice is of another size than it
         was said to be (a label came late, a smaller one joined), and its servers are still on it.
         """
         self.known = True
-        relieved = self._tell({host.node: host for host in hosts})
+        told = [*self.racks.values()] if nodes is None else [self.racks[node] for node in nodes if node in self.racks]
+        relieved = self._tell({host.node: host for host in hosts}, told)
         before: dict[Bin, int] = {}
         by_name: dict[tuple[str, str], Bin] = {}
         for pool in pools:
             bin = by_name[pool.node, pool.slice.name] = self.bin(pool.node, pool.slice)
             before[bin] = bin.free
             self._set(bin, pool.total, pool.taken)
-        for bin in [bin for shelf in self.shelves.values() for bin in shelf.bins.values() if bin not in before]:
+        for bin in [bin for rack in told for bin in rack.bins.values() if bin not in before]:
             self._set(bin, 0, 0)
             heir = by_name.get((bin.node, bin.shelf.slice.name))
             if heir is not None:
@@ -391,16 +394,17 @@ class Stock:
                 del bin.rack.bins[bin.shelf.slice]
         for shelf in [shelf for shelf in self.shelves.values() if not shelf.bins and not shelf.wants]:
             del self.shelves[shelf.slice]
-        for rack in [rack for rack in self.racks.values() if not rack.bins and rack.host is None]:
-            del self.racks[rack.node]
+        for rack in told:
+            if not rack.bins and rack.host is None:
+                del self.racks[rack.node]
         freed = {bin.shelf.slice: bin.shelf for bin, free in before.items() if bin.free > free}
         freed |= {slice: bin.shelf for rack in relieved for slice, bin in rack.bins.items()}
         return [freed[slice] for slice in sorted(freed)]
 
-    def _tell(self, hosts: Mapping[str, Host]) -> list[Rack]:
+    def _tell(self, hosts: Mapping[str, Host], told: Iterable[Rack]) -> list[Rack]:
         """Take in what the nodes have of CPU and memory; those of which more is left than before."""
         relieved = []
-        for node in [*hosts, *(node for node in self.racks if node not in hosts)]:
+        for node in [*hosts, *(rack.node for rack in told if rack.node not in hosts)]:
             rack, host = self.rack(node), hosts.get(node)
             if rack.host == host:
                 continue

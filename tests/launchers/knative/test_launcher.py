@@ -27,6 +27,7 @@ from ssis_dispatcher.core.messages import (
     ServerReady,
 )
 from ssis_dispatcher.core.servers import server_name
+from ssis_dispatcher.core.shelves import Stock
 from ssis_dispatcher.core.slices import PENDING, Pool
 from ssis_dispatcher.engines.registry import ENGINES
 from ssis_dispatcher.errors import Forbidden, Unavailable
@@ -82,8 +83,10 @@ class Site:
 
     def free(self) -> int:
         """Slices that a launch may take, as the fleet is told."""
-        told = self.reports.of(InventoryChanged)[-1]
-        return sum(pool.total - pool.taken for pool in told.pools)
+        stock = Stock(1.0)
+        for told in self.reports.of(InventoryChanged):
+            stock.update(told.pools, told.hosts, told.nodes)
+        return sum(shelf.free() for shelf in stock.shelves.values())
 
 
 def order_for(model: str = "org/a", **changes: Any) -> Launch:

@@ -180,9 +180,11 @@ class KnativeLauncher:
             began = clock()
             told = self._inventory()
             took = clock() - began
-            if told != self._told:
-                self._told = told
+            before, self._told = self._told, told
+            if before is None:
                 report(told)
+            elif told != before:
+                report(told.since(before))
             await self._stale.wait()
             await asyncio.sleep(max(_SETTLE, _CALM * took))
 
