@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tests.core.support import SLICES, Story, model, profile
+from tests.core.support import SLICES, Story, model, pools, profile
 
 from ssis_dispatcher.core import views
-from ssis_dispatcher.core.messages import ServerAdopted
+from ssis_dispatcher.core.messages import InventoryChanged, ServerAdopted
 from ssis_dispatcher.core.servers import server_name
 
 Begin = Callable[..., Story]
@@ -61,6 +61,15 @@ def test_a_server_on_a_node_that_takes_no_more_is_kept_and_used(begin: Begin) ->
     story.arrives("r1", "llama").then("seat r1 at llama")
     story.inventory("a 1g:1; cordoned 1g:1").then()
     assert story.fleet.book.stock.shelves[SLICES["1g"]].bins["cordoned"].free == 0
+
+
+def test_what_was_kept_for_a_found_server_alone_goes_after_it(begin: Begin) -> None:
+    """Also where only news are told, and they are of other nodes."""
+    story = begin().adopted("llama", "1g", "cordoned").inventory("a 1g:1").then()
+    story.failed("llama", "lost").then()
+    story.tell(InventoryChanged("launcher", pools("a 1g:2"), (), ("a",))).then()
+    stock = story.fleet.book.stock
+    assert list(stock.racks) == list(stock.shelves[SLICES["1g"]].bins) == ["a"]
 
 
 def test_a_server_on_slices_of_which_nobody_knows_what_they_are_is_left_alone(begin: Begin) -> None:

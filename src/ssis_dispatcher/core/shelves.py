@@ -293,6 +293,7 @@ class Stock:
         self.known = False
         self.kinds = 0
         self._bins = 0
+        self._untold: dict[Bin, None] = {}  # of which no node tells; they are there for the servers on them
         self._reload_weight = reload_weight
         self._largest: tuple[Pool, ...] = ()
         self._roomiest: dict[tuple[Slice, int], tuple[Rack, ...]] = {}
@@ -340,6 +341,7 @@ class Stock:
             rack = self.rack(node)
             self._bins += 1
             bin = shelf.bins[node] = rack.bins[slice] = Bin(shelf, rack, self._bins)
+            self._untold[bin] = None
         return bin
 
     def named(self, node: str, name: str) -> Bin | None:
@@ -382,8 +384,11 @@ class Stock:
         for pool in pools:
             bin = by_name[pool.node, pool.slice.name] = self.bin(pool.node, pool.slice)
             before[bin] = bin.free
+            self._untold.pop(bin, None)
             self._set(bin, pool.total, pool.taken)
-        for bin in [bin for rack in told for bin in rack.bins.values() if bin not in before]:
+        self._untold.update(dict.fromkeys(bin for rack in told for bin in rack.bins.values() if bin not in before))
+        racks = dict.fromkeys([*told, *(bin.rack for bin in self._untold)])
+        for bin in [*self._untold]:
             self._set(bin, 0, 0)
             heir = by_name.get((bin.node, bin.shelf.slice.name))
             if heir is not None:
@@ -391,10 +396,10 @@ class Stock:
                     self.move(server, heir)
             if not bin.servers:
                 bin.shelf.drop(bin)
-                del bin.rack.bins[bin.shelf.slice]
+                del bin.rack.bins[bin.shelf.slice], self._untold[bin]
         for shelf in [shelf for shelf in self.shelves.values() if not shelf.bins and not shelf.wants]:
             del self.shelves[shelf.slice]
-        for rack in told:
+        for rack in racks:
             if not rack.bins and rack.host is None:
                 del self.racks[rack.node]
         freed = {bin.shelf.slice: bin.shelf for bin, free in before.items() if bin.free > free}
