@@ -203,6 +203,9 @@ async def deaf(options: argparse.Namespace) -> list[Row]:
         s.cluster.faults.watches.deaf = True
         await asyncio.sleep(1.0)
         s.cluster.nodes.add("b", {SMALL: 1})
+        await asyncio.sleep(1.0)
+        if await s.is_true(one):
+            raise RuntimeError("the watches were not deaf")
         s.cluster.faults.watches.deaf = False  # those that are open have lost what was said
         seconds = await s.until(lambda: s.is_true(one), 120, "what watches did not say is known")
         return [row("K6", "until known what a deaf watch did not tell, s", seconds, "≤", 60)]

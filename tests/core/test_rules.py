@@ -256,6 +256,31 @@ def test_a_server_that_stops_anyhow_is_waited_for_and_nobody_goes(begin: Begin) 
     story.stopped("leaving").then("launch llama on 1g@b")
 
 
+def test_what_a_launch_waited_for_goes_to_the_next_that_needs_it(begin: Begin) -> None:
+    """Two GPUs come free at once: the first launch takes one and lets go of the slice that it waited for; the second, whose
+    turn is next, takes the other; and the third is to count on the slice."""
+    mig, gpu = (SliceKind.MIG,), (SliceKind.GPU,)
+    story = begin("a 1g:1 gpu:2", dwell=0.0).serving("old", 8, kinds=mig).serving("pair", 100, kinds=gpu)
+    story.stop_asked("old").then("stop old: asked by an operator")
+    story.stop_asked("pair").then("stop pair: asked by an operator")
+    for name, kinds in ("one", mig + gpu), ("two", mig + gpu), ("three", mig):
+        story.arrives(name, name).anyhow()
+        story.described(name, 8, kinds=kinds).then()
+    story.stopped("pair").then("launch one on gpu@a", "launch two on gpu@a")
+    story.stopped("old").then("launch three on 1g@a")
+
+
+def test_where_more_is_held_than_there_is_what_stops_is_worth_something_when_enough_has_gone(begin: Begin) -> None:
+    story = begin("a gpu:2", dwell=0.0).serving("pair", 100).adopted("one", "gpu", "a")  # three of two
+    story.stop_asked("pair").then("stop pair: asked by an operator")
+    story.stop_asked("one").then("stop one: asked by an operator")
+    for name in ("first", "second"):
+        story.arrives(name, name).anyhow()
+        story.described(name, 20).then()
+    story.stopped("pair").then("launch first on gpu@a")
+    story.stopped("one").then("launch second on gpu@a")
+
+
 def test_the_server_that_is_cheaper_to_have_back_goes_first(begin: Begin) -> None:
     story = begin("a 1g:2", dwell=0.0, reload_weight=1.0)
     story.serving("slow", start=300).passes(10).then()

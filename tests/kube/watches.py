@@ -53,6 +53,7 @@ class Watch:
         self._shown: dict[Key, list[tuple[str, Entry]]] = {}
         self.open = True
         self.on_leave: Callable[[], None] = lambda: None
+        self._has_died = False
 
     def begin(self, past: list[Change], present: list[Entry], timeout: float, *, initial: bool) -> None:
         """Say what is there (``present``) or was missed (``past``), then what happens."""
@@ -65,7 +66,7 @@ class Watch:
             self._timers.append(loop.call_later(BOOKMARKS, self._bookmark))
             if timeout > 2 * LAST_BOOKMARK:
                 self._timers.append(loop.call_later(timeout - LAST_BOOKMARK, self.bookmark))
-        if self._faults.watches.deaf:
+        if self._is_deaf():
             return
         for entry in present:
             if self._here(entry.object) and self._match(entry.object):
@@ -74,12 +75,17 @@ class Watch:
             self.bookmark(initial=True)
         self.tell(past)
 
+    def _is_deaf(self) -> bool:
+        """One that has not said something will never say anything again: its connection is dead, and only looks open."""
+        self._has_died = self._has_died or self._faults.watches.deaf
+        return self._has_died
+
     def _here(self, item: Json) -> bool:
         return not self._namespace or item["metadata"].get("namespace") == self._namespace
 
     def tell(self, changes: list[Change]) -> None:
         """Send what these changes are to this watch, in one piece."""
-        if self._faults.watches.deaf:
+        if self._is_deaf():
             return
         shown: list[tuple[str, Entry]] = []
         for change in changes:
@@ -115,7 +121,7 @@ class Watch:
 
     def bookmark(self, *, initial: bool = False) -> None:
         """Say how far the watch has got."""
-        if self._faults.watches.deaf:
+        if self._is_deaf():
             return
         kind = self.shelf.kind
         metadata: Json = {"resourceVersion": str(self._version())}
@@ -126,7 +132,7 @@ class Watch:
 
     def finish(self) -> None:
         """The time is up: a proper end, unless the watch is deaf."""
-        if self.open and not self._faults.watches.deaf:
+        if self.open and not self._is_deaf():
             self.leave()
             self._stream.end()
 

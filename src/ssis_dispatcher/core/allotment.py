@@ -248,19 +248,22 @@ class Allotment:
         while self._first([shelf], now, None):
             pass
 
-    def offer_at(self, bin: Bin, now: float) -> None:
-        """There is more in this bin than before, and of what its node has: whose turn it is takes it. Nothing more can come
-        of it when nothing is free any more, unless the bin was overdrawn and its idle servers are worth something again."""
+    def offer_at(self, bin: Bin, more: int, now: float) -> None:
+        """There are so many ``more`` slices in this bin than before, and more of what its node has: whose turn it is takes
+        it. Nothing more can come of it when nothing is free any more, unless the bin was overdrawn and its servers that may
+        go are worth something again."""
         shelves = self._concerned(bin)
-        for_free = bin.free > 0 and len(shelves) == 1
+        for_free = bin.free >= more and len(shelves) == 1
         while (bin.shelf.free() > 0 or not for_free) and self._first(shelves, now, bin.rack):
             pass
 
     def may_go(self, server: Server, now: float) -> None:
         """A server has become a possible victim, or stops for nobody: the launch whose turn it is, of those that wait for
-        none yet, may count on what it has."""
-        if server.evictable or server.state is State.STOPPING:
-            self._first(self._concerned(server.bin), now, server.bin.rack)
+        none yet, may count on what it has. One that comes before it may find something else to do here."""
+        while (server.evictable or server.goes_unclaimed) and self._first(
+            self._concerned(server.bin), now, server.bin.rack
+        ):
+            pass
 
     @staticmethod
     def _concerned(bin: Bin) -> list[Shelf]:
@@ -280,7 +283,7 @@ class Allotment:
         need, server.claim = server.claim, None
         if need is not None:
             del need.claims[server.id]
-        self.offer_at(server.bin, now)
+        self.offer_at(server.bin, server.count, now)
         if need is not None and not need.claims and need.model.need is need:
             self.place(need, now)
 

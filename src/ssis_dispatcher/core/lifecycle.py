@@ -115,7 +115,7 @@ class Lifecycle:
             before = server.bin
             slice = before.shelf.slice
             stock.move(server, stock.found(event.node, slice.name) or stock.bin(event.node, slice))
-            self._fleet.allotment.offer_at(before, now)
+            self._fleet.allotment.offer_at(before, server.count, now)
             self._fleet.allotment.may_go(server, now)
 
     def progressed(self, event: ServerProgressed, now: float) -> None:

@@ -23,6 +23,8 @@ async def test_what_a_dead_watch_did_not_say_is_known_within_a_minute(site: Site
         (pod,) = site.cluster.pods(name, NS)
         site.cluster.delete(PODS, pod["metadata"]["name"], NS, grace=0)
         site.cluster.nodes.add("node-b", {"nvidia.com/mig-1g.5gb": 1})
+        await asyncio.sleep(1.0)
+        assert not is_true(site, one)
         site.cluster.faults.watches.deaf = False  # those that are open have lost what was said
         assert await until(lambda: name not in one.book.servers and is_true(site, one)) <= 60
         assert (await one.chat()).status_code == 200
