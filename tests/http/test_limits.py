@@ -121,9 +121,10 @@ class TestSlow:
 
     async def test_a_thousand_slow_clients_hurt_nobody_else(self, listen: Listen) -> None:
         counter = await listen(QUICK)
-        slow = [await counter.wire() for _ in range(100)]
-        for wire in slow:
-            await wire.send(b"GET / HT")
+        slow = []
+        for _ in range(100):
+            slow.append(await counter.wire())
+            await slow[-1].send(b"GET / HT")
         quick = await counter.wire()
         for _ in range(20):
             assert (await quick.ask(GET)).status == 200
