@@ -2,10 +2,10 @@
 
     python -m bench.cluster.cold --url http://127.0.0.1:8080 --model demo [--pairs 10]
 
-Run it inside the cluster's network, against a dispatcher that runs there. Each pair is one cold request through the
-dispatcher, and one by a client that does by itself what the dispatcher did: POST the same Knative Service, watch it become
-Ready, send the request through the gateway. Which comes first changes from pair to pair; between two everything is deleted
-and gone. The difference of the medians is what the dispatcher adds.
+Run it inside the cluster's network, against a dispatcher that runs there, with an operator's key in SSIS_API_KEY. Each pair
+is one cold request through the dispatcher, and one by a client that does by itself what the dispatcher did: POST the same
+Knative Service, watch it become Ready, send the request through the gateway. Which comes first changes from pair to pair;
+between two everything is deleted and gone. The difference of the medians is what the dispatcher adds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import copy
+import os
 import statistics
 import time
 from contextlib import aclosing
@@ -101,7 +102,9 @@ def _is_ready(service: Object) -> bool:
 
 async def run(options: argparse.Namespace) -> None:
     kube = Kube.find()
-    async with httpx2.AsyncClient(timeout=180.0, trust_env=False) as client:
+    key = os.environ.get("SSIS_API_KEY")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with httpx2.AsyncClient(timeout=180.0, trust_env=False, headers=headers) as client:
         bench = Bench(options, kube, client)
         await bench.through_us()  # not counted: it makes the template
         ours: list[float] = []
