@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import yaml
 from bench.edge import workshop
 from tests.kube.fake import FakeCluster
 
@@ -39,7 +38,7 @@ class Dispatcher:
     async def start(cluster: FakeCluster, folder: Path, *options: str) -> Dispatcher:
         """One that listens already. Raises `RuntimeError` when it ends instead; its log is in ``folder``."""
         kubeconfig, port, started = folder / "kubeconfig", workshop.free_port(), time.monotonic()
-        kubeconfig.write_text(yaml.safe_dump(_kubeconfig(cluster.url)))
+        kubeconfig.write_text(cluster.kubeconfig)
         words = [
             *("serve", "--platform", "knative", "--namespace", NAMESPACE, "--hub-offline", "--no-access-log"),
             *("--port", str(port), "--replica-address", f"127.0.0.1:{port}"),
@@ -98,14 +97,3 @@ class Dispatcher:
             self.process.send_signal(number)
         await self.process.wait()
         await self.client.aclose()
-
-
-def _kubeconfig(url: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {"server": url}}],
-        "users": [{"name": "u", "user": {"token": "t"}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    }

@@ -20,13 +20,12 @@ from typing import Any, TypeVar
 
 import httpx2
 from bench.cluster.dispatcher import NAMESPACE, Dispatcher
-from bench.edge import table, workshop
-from bench.edge.scorecard import HEADER, row
+from bench.edge import rows, workshop
+from bench.edge.rows import row
 from bench.edge.table import Row
 from tests.kube.fake import FakeCluster
-from tests.kube.kinds import CONFIGMAPS, NODES, PODS, SECRETS, SERVICES
-
-from ssis_dispatcher.launchers.knative import names
+from tests.kube.kinds import CONFIGMAPS, SERVICES
+from tests.scorecard.cluster.support import leftovers, most_within, servers_per_model, slices_of
 
 SMALL = "nvidia.com/mig-1g.5gb"
 LARGE = "nvidia.com/mig-2g.10gb"
@@ -69,20 +68,13 @@ class Site:
         slices: Counter[str] = Counter()
         for found in (await one.ask("/api/slices"))["slices"]:
             slices[found["name"]] += found["total"]
-        there: Counter[str] = Counter()
-        for node in self.cluster.all(NODES):
-            there.update({name: int(count) for name, count in node["status"]["allocatable"].items() if "/" in name})
-        return servers == self.services() and slices == there
+        return servers == self.services() and slices == slices_of(self.cluster)
 
     def services(self) -> set[str]:
         return {service["metadata"]["name"] for service in self.cluster.all(SERVICES, NAMESPACE)}
 
     def most_per_model(self) -> int:
-        found = Counter(service["metadata"]["labels"][names.MODEL] for service in self.cluster.all(SERVICES, NAMESPACE))
-        return max(found.values(), default=0)
-
-    def leftovers(self) -> int:
-        return sum(len(self.cluster.all(kind, NAMESPACE)) for kind in (SERVICES, PODS, SECRETS))
+        return max(servers_per_model(self.cluster).values(), default=0)
 
     def created(self) -> int:
         return sum(call.rule[1:] == ("services", "create") for call in self.cluster.log)
@@ -149,10 +141,6 @@ async def answered(one: Dispatcher, model: str) -> None:
         await asyncio.sleep(2.0)
 
 
-def most_within(seconds: float, times: Sequence[float]) -> int:
-    return max((sum(start <= at < start + seconds for at in times) for start in times), default=0)
-
-
 async def limited(options: argparse.Namespace) -> list[Row]:
     """K3: half of all calls are refused with 429 while twenty models are asked for."""
     async with site(a={SMALL: 20}) as s:
@@ -185,13 +173,13 @@ async def failing(options: argparse.Namespace) -> list[Row]:
         await asyncio.wait_for(asyncio.gather(*asked), 240)
 
         async def nothing_left() -> bool:
-            return not s.leftovers()
+            return not leftovers(s.cluster)
 
         await s.until(nothing_left, 120, "nothing is left")
         hits = sum(rule.hits for rule in rules)
         return [
             row("K4", f"{hits} calls failed: servers too many of a model", doubled, "≤", 0),
-            row("K4", "objects left when all servers have gone", s.leftovers(), "≤", 0),
+            row("K4", "objects left when all servers have gone", len(leftovers(s.cluster)), "≤", 0),
         ]
 
 
@@ -320,7 +308,7 @@ async def sigterm(options: argparse.Namespace) -> list[Row]:
 
 async def duck(options: argparse.Namespace) -> list[Row]:
     """D9: of two replicas the leader goes every 20 to 40 s, and another comes."""
-    rows: list[Row] = []
+    found: list[Row] = []
     for how, number, least in (("leave in order", signal.SIGTERM, 1.0), ("are killed", signal.SIGKILL, 0.99)):
         chance = random.Random(9)
         async with site() as s:
@@ -338,11 +326,11 @@ async def duck(options: argparse.Namespace) -> list[Row]:
                     await old.end(number)
                     gone += 1
             share = 1 - len(prober.failed) / prober.asked
-            rows += [
+            found += [
                 row("D9", f"{gone} replicas {how}: answered of {prober.asked}", share, "≥", least),
                 row("D9", "servers started anew", s.created() - 1, "≤", 0),
             ]
-    return rows
+    return found
 
 
 async def shortage(options: argparse.Namespace) -> list[Row]:
@@ -391,20 +379,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="of K3, K4 and K7 [60]")
     parser.add_argument("--minutes", type=float, default=2.0, metavar="M", help="of D9, twice [2]")
     parser.add_argument("--held", type=int, default=1000, metavar="N", help="requests held in D8 [1000]")
-    parser.add_argument("--only", default=",".join(ROWS), help=f"some of {', '.join(ROWS)}")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    rows.add_arguments(parser, list(ROWS))
     options = parser.parse_args(argv)
-    rows: list[Row] = [HEADER]
     with workshop.alone():
-        for name in options.only.split(","):
-            try:
-                rows += asyncio.run(ROWS[name](options))
-            except (RuntimeError, OSError, TimeoutError) as error:
-                rows.append((name, str(error), "", "", "FAILED"))
-    print(table.text(rows), table.conditions(), sep="\n\n")
-    if options.write:
-        table.write_section(workshop.PAGE, "cluster", f"{table.markdown(rows)}\n\n{table.conditions()}")
-    return int(any(row[-1] in ("MISSED", "FAILED") for row in rows))
+        found = rows.measured(options, lambda name: asyncio.run(ROWS[name](options)))
+    return rows.told(found, "cluster", options.write)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,12 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
-from bench.edge import candidates, loads, table, workshop
+from bench.edge import candidates, loads, rows, workshop
 from bench.edge.loads import Load
 from bench.edge.processes import OTHER_CORE, on_core
 from bench.edge.rig import rig
-from bench.edge.table import Row, number, verdict
-
-HEADER: Row = ("row", "what", "must", "measured", "")
+from bench.edge.rows import row
+from bench.edge.table import Row, number
 
 
 def canary(options: argparse.Namespace) -> list[Row]:
@@ -116,11 +115,6 @@ def slow_reader(options: argparse.Namespace) -> list[Row]:
     ]
 
 
-def row(name: str, what: str, value: float, sign: str, bound: float) -> Row:
-    digits = 0 if isinstance(value, int) else 2
-    return name, what, f"{sign} {bound:g}", number(value, digits), verdict(value, sign, bound)
-
-
 ROWS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "canary": canary,
     "L1": held,
@@ -135,20 +129,11 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.edge.scorecard", description="The edge under full load.")
     parser.add_argument("--held", type=int, default=10_000, metavar="N", help="requests held while cold [10000]")
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="of L3, L4 and L5 [30]")
-    parser.add_argument("--only", default=",".join(ROWS), help=f"some of {', '.join(ROWS)} (L2 goes with L1)")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    rows.add_arguments(parser, list(ROWS), " (L2 goes with L1)")
     options = parser.parse_args(argv)
-    rows: list[Row] = [HEADER]
     with workshop.alone(), on_core(OTHER_CORE):
-        for name in options.only.split(","):
-            try:
-                rows += ROWS[name](options)
-            except (RuntimeError, OSError, workshop.Missing) as error:
-                rows.append((name, str(error), "", "", "FAILED"))
-    print(table.text(rows), table.conditions(), sep="\n\n")
-    if options.write:
-        table.write_section(workshop.PAGE, "scorecard", f"{table.markdown(rows)}\n\n{table.conditions()}")
-    return int(any(row[-1] in ("MISSED", "FAILED") for row in rows))
+        found = rows.measured(options, lambda name: ROWS[name](options))
+    return rows.told(found, "scorecard", options.write)
 
 
 if __name__ == "__main__":

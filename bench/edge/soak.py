@@ -21,11 +21,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from bench.edge import candidates, loads, table, workshop
+from bench.edge import candidates, loads, workshop
 from bench.edge.loads import Shot, chat
 from bench.edge.processes import OTHER_CORE, on_core
 from bench.edge.rig import Rig, rig
-from bench.edge.scorecard import HEADER, row
+from bench.edge.rows import HEADER, row, told
 from bench.edge.table import Row
 
 STEADY = (("open", 200, loads.UNARY), ("open", 50, loads.SLOW), ("sse", 50, loads.PACED), ("sse", 2, loads.EAGER))
@@ -146,11 +146,9 @@ def main(argv: Sequence[str]) -> int:
     with workshop.alone(), on_core(OTHER_CORE), rig() as r:
         soak = Soak(r)
         rows = soak.run(options.minutes * 60)
-    print(table.text(rows), f"{options.minutes:g} minutes; {table.conditions()}", dict(soak.done), sep="\n\n")
-    if options.write:
-        note = f"{options.minutes:g} minutes; {table.conditions()}"
-        table.write_section(workshop.PAGE, "soak", f"{table.markdown(rows)}\n\n{note}")
-    return int(any(row[-1] == "MISSED" for row in rows))
+    code = told(rows, "soak", options.write, f"{options.minutes:g} minutes; ")
+    print("", dict(soak.done), sep="\n")
+    return code
 
 
 if __name__ == "__main__":

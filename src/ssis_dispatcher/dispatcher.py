@@ -210,8 +210,9 @@ class Dispatcher:
     def forget(self, models: Iterable[str], cause: str) -> None:
         """What was known of these models (by their ids) is no longer true; their next launch asks anew."""
         changed = set(models)
-        for key in [key for key, state in self.fleet.book.models.items() if state.model.id in changed]:
-            self.post(ModelForgotten(cause, key))
+        if changed:
+            for key in [key for key, state in self.fleet.book.models.items() if state.model.id in changed]:
+                self.post(ModelForgotten(cause, key))
 
     def outlook(self, number: int) -> views.RequestView | None:
         """Where the request of a visit stands."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx2
 import pytest
-import yaml
 from tests.kube.fake import FakeCluster
 from tests.kube.kinds import CONFIGMAPS, SERVICES
 
@@ -43,7 +42,7 @@ class Site:
     async def dispatcher(self, **given: Any) -> AsyncIterator[Replica]:
         number = next(self._numbers)
         kubeconfig = self._folder / "kubeconfig"
-        kubeconfig.write_text(yaml.safe_dump(_kubeconfig(self.cluster.url)))
+        kubeconfig.write_text(self.cluster.kubeconfig)
         settings = Settings(
             **{
                 "port": 0,
@@ -111,17 +110,6 @@ class Replica:
         self.ended = True
         await running._drain(self.program, self.settings)
         await self.program.close()
-
-
-def _kubeconfig(url: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {"server": url}}],
-        "users": [{"name": "u", "user": {"token": "t"}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    }
 
 
 async def until(fact: Callable[[], object], within: float = 60.0) -> float:

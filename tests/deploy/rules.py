@@ -32,6 +32,19 @@ def objects(path: Path) -> list[Object]:
     return [one for file in files for one in yaml.safe_load_all(file.read_text()) if one]
 
 
+def check_privileges(spec: Object) -> None:
+    """A pod takes nothing of its node, and no container of it has more rights than it needs."""
+    assert not spec.keys() & {"hostIPC", "hostNetwork", "hostPID"}
+    assert not [volume for volume in spec.get("volumes", ()) if "hostPath" in volume]
+    for container in spec["containers"]:
+        context = container["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
 def rights(found: list[Object], account: str = "dispatcher") -> frozenset[Right]:
     """All that the bindings in ``found`` give to a service account."""
     return frozenset(right for one in found if _binds(one, account) for right in _given(found, one))

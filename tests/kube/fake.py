@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -109,6 +110,19 @@ class FakeCluster:
     def url(self) -> str:
         """Where the API server is."""
         return self._server.url
+
+    @property
+    def kubeconfig(self) -> str:
+        """A kubeconfig, as a file has it, whose current context is this cluster."""
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": {"server": self.url}}],
+            "users": [{"name": "u", "user": {"token": "t"}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        }
+        return json.dumps(config)
 
     @property
     def gateway_url(self) -> str:

@@ -105,9 +105,7 @@ class Following:
 
     def moved(self) -> None:
         """There may be a leader now: look at everything that waits for one."""
-        held, self._held = self._held, {}
-        for request, timer in held.items():
-            timer.cancel()
+        for request in self._no_longer_held():
             self.begin(request)
         for address in {request.address for request in self.under_way}:
             if address not in self._former and self.has_left(address):
@@ -126,11 +124,14 @@ class Following:
 
     def cut_off(self, problem: Problem) -> None:
         """End every request that is held or under way; its caller is told why."""
+        for request in [*self._no_longer_held(), *self.under_way]:
+            request.cut(problem)
+
+    def _no_longer_held(self) -> list[_Forwarded]:
         held, self._held = self._held, {}
         for timer in held.values():
             timer.cancel()
-        for request in [*held, *self.under_way]:
-            request.cut(problem)
+        return [*held]
 
     def forget(self, request: _Forwarded) -> None:
         """Its caller left."""
@@ -218,9 +219,21 @@ class _Forwarded:
 
     def hand_back(self) -> None:
         """This replica leads now: the request is its own."""
+        self._detach()
+        self._own(self.exchange)
+
+    def _detach(self) -> None:
+        """What the caller does is no leader's business."""
         exchange = self.exchange
         exchange.on_gone = exchange.on_pause = exchange.on_resume = None
-        self._own(exchange)
+
+    def _has_not_begun(self) -> bool:
+        """Whether the caller can still be answered by somebody else; else its answer has broken off now."""
+        self._detach()
+        if self.exchange.status:
+            self.exchange.abort()
+            return False
+        return True
 
     def refuse(self, problem: Problem, headers: tuple[Header, ...] = ()) -> None:
         body, content_type = self._render(self.exchange, problem)
@@ -229,20 +242,13 @@ class _Forwarded:
     def cut(self, problem: Problem) -> None:
         """Give it up; an answer that has begun breaks off."""
         self._caller_left()
-        self.exchange.on_gone = None
-        if self.exchange.status:
-            self.exchange.abort()
-        else:
+        if self._has_not_begun():
             self.refuse(problem)
 
     def take_back(self) -> None:
         """Its leader is silent: an answer that has begun breaks off, and what has not goes where it belongs now."""
         self._caller_left()
-        exchange = self.exchange
-        exchange.on_gone = exchange.on_pause = exchange.on_resume = None
-        if exchange.status:
-            exchange.abort()
-        else:
+        if self._has_not_begun():
             self._following.begin(self)
 
     def _caller_left(self) -> None:
@@ -277,11 +283,7 @@ class _Forwarded:
 
     def on_failed(self, error: UpstreamError) -> None:
         self._over()
-        exchange = self.exchange
-        exchange.on_gone = exchange.on_pause = exchange.on_resume = None
-        if exchange.status:
-            exchange.abort()
-        else:
+        if self._has_not_begun():
             self._following.again(self)
 
 

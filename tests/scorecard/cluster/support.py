@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import httpx2
 from tests.assembly.cluster_site import NS, Replica, Site
 from tests.kube.calls import Call
+from tests.kube.fake import FakeCluster
 from tests.kube.kinds import NODES, PODS, SECRETS, SERVICES
 
 from ssis_dispatcher.launchers.knative import names
@@ -30,24 +31,25 @@ def most_within(seconds: float, times: Iterable[float]) -> int:
     return max((sum(start <= time < start + seconds for time in ordered) for start in ordered), default=0)
 
 
-def servers_per_model(site: Site) -> Counter[str]:
-    return Counter(service["metadata"]["labels"][names.MODEL] for service in site.cluster.all(SERVICES, NS))
+def servers_per_model(cluster: FakeCluster) -> Counter[str]:
+    return Counter(service["metadata"]["labels"][names.MODEL] for service in cluster.all(SERVICES, NS))
 
 
-def leftovers(site: Site) -> list[str]:
+def leftovers(cluster: FakeCluster) -> list[str]:
     """Objects of servers that are still there."""
-    return [one["metadata"]["name"] for kind in (SERVICES, PODS, SECRETS) for one in site.cluster.all(kind, NS)]
+    return [one["metadata"]["name"] for kind in (SERVICES, PODS, SECRETS) for one in cluster.all(kind, NS)]
 
 
 def is_true(site: Site, replica: Replica) -> bool:
     """Whether the book has the servers and the slices that the cluster has."""
     there = {service["metadata"]["name"] for service in site.cluster.all(SERVICES, NS)}
-    return set(replica.book.servers) == there and _slices_in(replica) == _slices_of(site)
+    return set(replica.book.servers) == there and _slices_in(replica) == slices_of(site.cluster)
 
 
-def _slices_of(site: Site) -> Counter[str]:
+def slices_of(cluster: FakeCluster) -> Counter[str]:
+    """What its nodes have, by resource."""
     found: Counter[str] = Counter()
-    for node in site.cluster.all(NODES):
+    for node in cluster.all(NODES):
         found.update({name: int(count) for name, count in node["status"]["allocatable"].items() if "/" in name})
     return found
 

@@ -46,4 +46,4 @@ async def test_while_limited_a_replica_makes_five_calls_a_second_at_most(site: S
         assert statuses(await asyncio.gather(*asked)) == {200}
         assert one.cluster.leads
         await asyncio.sleep(120.0)
-        assert leftovers(site) == []
+        assert leftovers(site.cluster) == []

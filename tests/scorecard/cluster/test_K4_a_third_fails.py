@@ -36,13 +36,13 @@ async def test_twenty_models_answer_and_nothing_is_doubled_or_left(site: Site) -
         rules = [site.cluster.faults.add(kind, rate=rate) for kind, rate in zip(KINDS, chances(0.3), strict=True)]
         asked = [loop.create_task(answered(one, f"org/m{number}-1b")) for number in range(MODELS)]
         while loop.time() - began < BAD:
-            assert not [model for model, count in servers_per_model(site).items() if count > 1]
+            assert not [model for model, count in servers_per_model(site.cluster).items() if count > 1]
             await asyncio.sleep(1.0)
         for rule in rules:
             assert rule.hits
             rule.remove()
         assert len(await asyncio.gather(*asked)) == MODELS
-        await until(lambda: not leftovers(site), within=60.0 + 60.0)
+        await until(lambda: not leftovers(site.cluster), within=60.0 + 60.0)
         assert not one.book.servers
         assert not one.book.waiting
 

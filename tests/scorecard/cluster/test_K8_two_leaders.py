@@ -39,7 +39,7 @@ async def test_one_who_believes_to_lead_starts_nothing(site: Site) -> None:
             assert statuses([await two.chat("a"), await two.chat("a")]) == {200}
             await asyncio.sleep(30.0)
             assert len(calls(site, "create")) == mark + 1, "the one of the true leader"
-            assert set(servers_per_model(site).values()) == {1}
+            assert set(servers_per_model(site.cluster).values()) == {1}
             assert one.cluster._tied
             for task in of_one:
                 task.cancel()

@@ -5,23 +5,14 @@ from __future__ import annotations
 import tomllib
 
 import pytest
-from tests.deploy.rules import DEPLOY, ROOT, Object, objects
+from tests.deploy.rules import DEPLOY, ROOT, Object, check_privileges, objects
 
 WORKLOADS = [one for one in objects(DEPLOY) if "template" in one.get("spec", {})]
 
 
 @pytest.mark.parametrize("one", WORKLOADS, ids=lambda one: one["kind"])
 def test_the_dispatcher_runs_without_privileges(one: Object) -> None:
-    spec = one["spec"]["template"]["spec"]
-    assert not spec.keys() & {"hostIPC", "hostNetwork", "hostPID"}
-    assert not [volume for volume in spec.get("volumes", ()) if "hostPath" in volume]
-    for container in spec["containers"]:
-        context = container["securityContext"]
-        assert context["runAsNonRoot"] is True
-        assert context["readOnlyRootFilesystem"] is True
-        assert context["allowPrivilegeEscalation"] is False
-        assert context["capabilities"] == {"drop": ["ALL"]}
-        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    check_privileges(one["spec"]["template"]["spec"])
 
 
 def test_both_forms_are_there() -> None:
