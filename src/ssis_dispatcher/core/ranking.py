@@ -42,10 +42,9 @@ class _Block(Generic[T]):
             self.add(has)
 
     def add(self, has: Amounts) -> None:
+        if self.may_have(*has):
+            return
         slices, cpu, mib = has
-        for best in self.best:
-            if best[0] >= slices and best[1] >= cpu and best[2] >= mib:
-                return
         self.best = [each for each in self.best if each[0] > slices or each[1] > cpu or each[2] > mib]
         self.best.append(has)
 

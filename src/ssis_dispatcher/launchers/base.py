@@ -43,9 +43,9 @@ class Launcher(Protocol):
         server is still starting; `ServerReady`, `ServerFailed` and `ServerPlaced` then follow from here, as they do from
         `launch` for others. What was reported before may be reported again.
 
-        Afterwards: changes of the inventory, always as the whole picture, without what our own servers hold of slices, CPU
-        and memory; `ServerFailed` for servers whose launch had already succeeded, once each; and `HandsTied` while nothing
-        can be started, stopped or seen."""
+        Afterwards: changes of the inventory, of all nodes or of those that changed, without what our own servers hold of
+        slices, CPU and memory; `ServerFailed` for servers whose launch had already succeeded, once each; and `HandsTied`
+        while nothing can be started, stopped or seen."""
 
     async def launch(self, order: Launch, report: Report) -> ServerReady:
         """Start a server and return when it can answer. Phases go to ``report`` as `ServerProgressed`, and the node as
