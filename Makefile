@@ -9,10 +9,10 @@ UV := $(BIN)/uv
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types contracts docs wheel dist setup_knative build deploy forward clean remove_knative \
-	test-cluster bench-core bench-cold bench-cluster bench-edge scorecard soak clean-venv format
+	test-cluster bench-core bench-cold bench-cluster bench-edge scorecard scorecard-edge scorecard-cluster soak clean-venv format
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: .venv/installed ## serve on 127.0.0.1:8080 and show one real answer (PORT=, HOST=, ONCE=1 to stop after it)
 	@$(BIN)/ssis serve --host $(HOST) --port $(PORT) --log-level warning --no-access-log --try $(if $(ONCE),--once)
@@ -83,9 +83,14 @@ bench-cluster: .venv/developing ## what a large cluster costs the dispatcher (1,
 bench-edge: .venv/developing ## our edge beside Envoy, HAProxy and the LLM routers, in one run
 	@$(BIN)/python -m bench.edge $(BENCH_ARGS)
 
-scorecard: .venv/developing ## the rows of the scorecard that are about load
-	@$(BIN)/python -m bench.edge.scorecard $(BENCH_ARGS); edge=$$?; \
-	$(BIN)/python -m bench.cluster.scorecard $(BENCH_ARGS) && exit $$edge
+scorecard: ## the rows of the scorecard that are about load: both halves
+	@$(MAKE) --no-print-directory --keep-going --jobs=1 scorecard-edge scorecard-cluster
+
+scorecard-edge: .venv/developing ## its half that is about the edge
+	@$(BIN)/python -m bench.edge.scorecard $(BENCH_ARGS)
+
+scorecard-cluster: .venv/developing ## its half that is about a cluster
+	@$(BIN)/python -m bench.cluster.scorecard $(BENCH_ARGS)
 
 soak: .venv/developing ## an hour of mixed load and faults (BENCH_ARGS="--minutes 3")
 	@$(BIN)/python -m bench.edge.soak $(BENCH_ARGS)

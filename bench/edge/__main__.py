@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from bench.edge import loads, table, workshop
 from bench.edge.candidates import CANDIDATES
 from bench.edge.measures import MEASURES, Bench
 from bench.edge.processes import OTHER_CORE, on_core
+from bench.edge.rows import words
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -28,18 +29,6 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--write", action="store_true", help=f"put the tables into {workshop.PAGE.relative_to(workshop.ROOT)}"
     )
     return parser.parse_args(argv)
-
-
-def words(known: Sequence[str]) -> Callable[[str], list[str]]:
-    """A list of these words, with commas between."""
-
-    def some(text: str) -> list[str]:
-        chosen = text.split(",")
-        if strange := [word for word in chosen if word not in known]:
-            raise argparse.ArgumentTypeError(f"{strange[0]!r} is none of {', '.join(known)}")
-        return chosen
-
-    return some
 
 
 def main(argv: Sequence[str]) -> int:

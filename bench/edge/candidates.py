@@ -84,6 +84,11 @@ def haproxy(port: int, upstream: int) -> Command:
     return Command([workshop.haproxy(), "-db", "-f", workshop.written("haproxy.cfg", "\n".join(lines))])
 
 
+def relay(port: int, upstream: int) -> Command:
+    """Bytes both ways, and nothing else: the floor for a program on this loop and this kernel."""
+    return Command([sys.executable, "-m", "bench.edge.relay", str(port), str(upstream)])
+
+
 def vllm_router(port: int, upstream: int) -> Command:
     return Command([workshop.peer("vllm-router"), *_router(port, upstream)], {"TOKIO_WORKER_THREADS": "1"})
 
@@ -99,6 +104,7 @@ CANDIDATES: dict[str, Start | None] = {
     "envoy": envoy,
     "envoy-json": envoy_json,
     "haproxy": haproxy,
+    "relay": relay,
     "vllm-router": vllm_router,
     "sglang-router": sglang_router,
 }

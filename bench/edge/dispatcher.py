@@ -1,7 +1,7 @@
 """The dispatcher under measurement: the real program with every feature on, whose servers are all the fake inference server.
 
 ``python -m bench.edge.dispatcher PORT UPSTREAM_PORT [--seats N] [--bound N] [--held]``. Keys are needed
-and checked against limits of their own, requests are counted, logged (to stdout) and cancelled as always. With ``--held``
+and checked against limits of their own, requests are counted, logged (to stderr) and cancelled as always. With ``--held``
 a server is ready when SIGUSR1 comes. SIGUSR2 prints a line of JSON about this process, after a garbage collection.
 """
 

@@ -36,18 +36,27 @@ class Target:
     def cpu(self) -> float:
         return self.process.cpu() if self.process else 0.0
 
+    def kernel(self) -> float:
+        return self.process.kernel() if self.process else 0.0
+
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the load generator: what it saw, the target's seconds of processor time, others' share of a core."""
+    """One run of the load generator: what it saw, the target's seconds of processor time and how many of them were the
+    kernel's, others' share of a core."""
 
     report: Report
     cpu: float
+    kernel: float
     others: float
 
     @property
     def cpu_per_request(self) -> float:
         return self.cpu / max(1, self.report.all_answers) * 1e6
+
+    @property
+    def kernel_per_request(self) -> float:
+        return self.kernel / max(1, self.report.all_answers) * 1e6
 
     @property
     def cpu_per_chunk(self) -> float:
@@ -112,6 +121,7 @@ class Bench:
         self.figures.add("rps", target.name, run.report.answers / run.report.seconds)
         if target.process:
             self.figures.add("CPU µs/request", target.name, run.cpu_per_request)
+            self.figures.add("kernel µs/request", target.name, run.kernel_per_request)
 
     def latency(self, target: Target) -> None:
         run = self.load("open", target, self.rate, loads.UNARY)
@@ -148,13 +158,13 @@ class Bench:
         return best
 
     def load_once(self, mode: str, target: Target, count: int, shot: Shot) -> Run:
-        begun, before = time.monotonic(), self.clocks(target)
+        begun, before, kernel = time.monotonic(), self.clocks(target), target.kernel()
         load = Load(mode, target.port, count, self.options.seconds, shot, candidates.key())
         report = load.report()
         own, known, machine = (now - then for now, then in zip(self.clocks(target), before, strict=True))
         if report.errors:
             print(f"{target.name}: {report.errors} errors, {load.complaint.strip()[:300]}", file=sys.stderr)
-        return Run(report, own, 100 * (machine - own - known) / (time.monotonic() - begun))
+        return Run(report, own, target.kernel() - kernel, 100 * (machine - own - known) / (time.monotonic() - begun))
 
     def clocks(self, target: Target) -> tuple[float, float, float]:
         """Seconds of processor time: the target's, the fake server's with the load generators', the whole machine's."""

@@ -62,7 +62,11 @@ class Process:
 
     def cpu(self) -> float:
         """Seconds of processor time so far, of all its processes and threads."""
-        return sum(_cpu(pid) for pid in self.tree())
+        return sum(sum(_times(pid)) for pid in self.tree())
+
+    def kernel(self) -> float:
+        """How much of `cpu` was spent in the kernel."""
+        return sum(_times(pid)[1] for pid in self.tree())
 
     def rss(self) -> float:
         """MiB of resident memory, of all its processes."""
@@ -106,12 +110,12 @@ def machine_cpu() -> float:
     return (user + nice + system + sum(rest[:3])) / _TICKS
 
 
-def _cpu(pid: int) -> float:
-    """utime and stime of proc(5)'s stat, which count all threads; the name before them may hold spaces."""
+def _times(pid: int) -> tuple[float, float]:
+    """utime and stime of proc(5)'s stat in seconds, which count all threads; the name before them may hold spaces."""
     with contextlib.suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
-    return 0.0
+        return int(fields[11]) / _TICKS, int(fields[12]) / _TICKS
+    return 0.0, 0.0
 
 
 def _field(pid: int, name: str) -> int:

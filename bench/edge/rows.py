@@ -16,16 +16,28 @@ def row(name: str, what: str, value: float, sign: str, bound: float) -> Row:
     return name, what, f"{sign} {bound:g}", number(value, digits), verdict(value, sign, bound)
 
 
+def words(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """The type of an option: a list of these words, with commas between."""
+
+    def some(text: str) -> list[str]:
+        chosen = text.split(",")
+        if strange := [word for word in chosen if word not in known]:
+            raise argparse.ArgumentTypeError(f"{strange[0]!r} is none of {', '.join(known)}")
+        return chosen
+
+    return some
+
+
 def add_arguments(parser: argparse.ArgumentParser, known: Sequence[str], note: str = "") -> None:
     """Which rows, and where their table goes."""
-    parser.add_argument("--only", default=",".join(known), help=f"some of {', '.join(known)}{note}")
+    parser.add_argument("--only", type=words(known), default=known, metavar="ROWS", help=f"{', '.join(known)}{note}")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
 
 
 def measured(options: argparse.Namespace, measure: Callable[[str], list[Row]]) -> list[Row]:
     """The rows that were asked for; what cannot be measured is one that has failed."""
     rows: list[Row] = [HEADER]
-    for name in options.only.split(","):
+    for name in options.only:
         try:
             rows += measure(name)
         except (RuntimeError, OSError, workshop.Missing) as error:  # a TimeoutError is an OSError

@@ -17,6 +17,7 @@ COLUMNS = (
     ("rps", "rps", 0, "plain"),
     ("× Envoy", "rps", 2, "ratio"),
     ("CPU µs/request", "CPU µs/request", 1, "plain"),
+    ("of it kernel", "kernel µs/request", 1, "plain"),
     ("added p50 µs", "p50 µs", 0, "added"),
     ("added p99 µs", "p99 µs", 0, "added"),
     ("CPU µs/chunk", "CPU µs/chunk", 1, "plain"),

@@ -72,6 +72,14 @@ class Guest(Protocol):
     def refused(self, problem: Problem) -> None: ...
 
 
+class Recorder(Protocol):
+    """Is told every event with its time before the fleet is, while it ``listens``."""
+
+    listens: bool
+
+    def __call__(self, now: float, event: AnyEvent) -> None: ...
+
+
 class Visit(msgspec.Struct, frozen=True, eq=False):
     """One request's stay, from `Dispatcher.enter` to `leave`."""
 
@@ -123,7 +131,7 @@ class Tasks:
 
 class Dispatcher:
     """``describe`` finds out what a model needs (and raises `DispatchError`), ``remember`` keeps what a launch taught,
-    ``record``, where given, is told every event with its time before the fleet is."""
+    ``record``, where given, hears every event."""
 
     def __init__(
         self,
@@ -135,7 +143,7 @@ class Dispatcher:
         log: Log,
         describe_within: float = 60.0,
         stop_grace: float = 10.0,
-        record: Callable[[float, AnyEvent], None] | None = None,
+        record: Recorder | None = None,
     ) -> None:
         self.fleet = fleet
         self.launcher = launcher
@@ -146,7 +154,7 @@ class Dispatcher:
         self._log = log
         self._describe_within = describe_within
         self._stop_grace = stop_grace
-        self.record = record
+        self._record = record
         self._loop = asyncio.get_running_loop()
         self._number = 0
         self.now = self._loop.time
@@ -229,11 +237,12 @@ class Dispatcher:
             self._events.append(event)
             return
         self._handling = True
+        record = self._record
         try:
             while True:
                 now = self.now()
-                if self.record is not None:
-                    self.record(now, event)
+                if record is not None and record.listens:
+                    record(now, event)
                 for command in self.fleet.handle(event, now):
                     self._carry_out[type(command)](command)
                 if not self._events:

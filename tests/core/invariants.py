@@ -246,10 +246,10 @@ def _check_lines(book: Book) -> None:
     waiting = {}
     for state in book.models.values():
         line = state.line
-        tickets = list(line._by_request.values())
+        tickets = list(line.waiting.values())
         waiting.update({ticket.request: state for ticket in tickets})
         assert line.size == sum(ticket.size for ticket in tickets)
-        assert sorted(line._by_request) == sorted(r for own in line._by_caller.values() for r in own)
+        assert sorted(line.waiting) == sorted(r for own in line._by_caller.values() for r in own)
         assert all(ticket.caller is caller for caller, own in line._by_caller.items() for ticket in own.values())
         assert all(line._by_caller.values()), "a caller without a request is in the line"
     assert book.waiting == waiting
@@ -266,7 +266,7 @@ def _check_callers(book: Book) -> None:
         if server.ready_at is None or server.busy:
             held[server.owner] += server.count
     for state in book.models.values():
-        ties.update(ticket.caller for ticket in state.line._by_request.values())
+        ties.update(ticket.caller for ticket in state.line.waiting.values())
         if state.need is not None:
             wanted[state.need.caller] += 1
             ties[state.need.caller] += 1

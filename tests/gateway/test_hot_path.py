@@ -22,8 +22,8 @@ from tests.http.memory import MemoryTransport
 from ssis_dispatcher.http.connection import Connection
 from ssis_dispatcher.http.upstream import UpstreamConnection
 
-MOST_CALLS = 75
-MOST_INSTRUCTIONS = 2_650
+MOST_CALLS = 67
+MOST_INSTRUCTIONS = 2_590
 
 _BODY = b'{"model":"mine","messages":[{"role":"user","content":"%b"}]}'
 _ANSWER = b'{"id":"c-1","object":"chat.completion","choices":[{"message":{"role":"assistant","content":"%b"}}]}'

@@ -342,8 +342,8 @@ class Ear:
     def code(self) -> str:
         return "" if self.error is None else self.error.problem.code
 
-    def on_reply(self, status: int, headers: list[Header], body: bytes) -> None:
-        self.on_head(status, headers, len(body))
+    def on_reply(self, status: int, headers: list[Header], length: int | None, body: bytes) -> None:
+        self.on_head(status, headers, length)
         if body:
             self.on_body(body)
         self.on_end()

@@ -26,7 +26,7 @@ class Reply:
         self.left -= 1
         self.pool.send(self.address, "POST", b"/x", [], b"{}", self)
 
-    def on_reply(self, status: int, headers: list[Header], body: bytes) -> None:
+    def on_reply(self, status: int, headers: list[Header], length: int | None, body: bytes) -> None:
         self.on_end()
 
     def on_head(self, status: int, headers: list[Header], length: int | None) -> None:

@@ -409,6 +409,19 @@ class TestLeaving:
         assert len(counter.shop.errors) == 1
 
 
+class Source:
+    """Puts down what it is told."""
+
+    def __init__(self, told: list[str]) -> None:
+        self._told = told
+
+    def pause(self) -> None:
+        self._told.append("pause")
+
+    def resume(self) -> None:
+        self._told.append("resume")
+
+
 class TestPressure:
     async def test_a_slow_reader_pauses_the_writer_and_resumes_it(self, counter: Counter, wire: Wire) -> None:
         wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -416,8 +429,7 @@ class TestPressure:
         await until(lambda: counter.shop.held)
         exchange = counter.shop.held[0]
         told: list[str] = []
-        exchange.on_pause = lambda: told.append("pause")
-        exchange.on_resume = lambda: told.append("resume")
+        exchange.source = Source(told)
         exchange.start(200, [])
         assert not exchange.paused
         written = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prometheus_client.parser import text_string_to_metric_families
+from tests.telemetry.rows import finished
 
 from ssis_dispatcher.core.views import LineView, ServerView, SliceView, Statistics
 from ssis_dispatcher.telemetry.exposition import Exposition
@@ -61,7 +62,7 @@ def scrape(
 
 def test_requests_and_their_times_are_exposed() -> None:
     metrics = Metrics()
-    metrics.finished("openai", "org/m", 200, "ok", 0.02, 0.0, 0.004, 10)
+    metrics.finished(finished(model="org/m", duration=0.02, ttfb=0.004, sent=10))
     found = scrape(metrics)
     assert found["ssis_requests_total", ("openai", "ok", "2xx")] == 1
     assert found["ssis_model_requests_total", ("org/m", "2xx")] == 1
@@ -130,7 +131,7 @@ def test_the_fleet_is_read_when_scraped() -> None:
 
 def test_an_odd_model_name_does_not_break_the_page() -> None:
     metrics = Metrics()
-    metrics.finished("openai", 'a"b\nc\\d{}', 200, "ok", 0.1)
+    metrics.finished(finished(model='a"b\nc\\d{}'))
     assert scrape(metrics)["ssis_model_requests_total", ('a"b\nc\\d{}', "2xx")] == 1
 
 

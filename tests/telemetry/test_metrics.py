@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.telemetry.rows import finished
 
 from ssis_dispatcher.telemetry.metrics import OTHER, Histogram, Metrics
 
 
-def done(metrics: Metrics, model: str = "demo", status: int = 200, outcome: str = "ok") -> None:
-    metrics.finished("openai", model, status, outcome, 0.02, 0.001, 0.01, 100)
+def done(metrics: Metrics, model: str = "demo", status: int = 200, outcome: str = "ok", **fields: object) -> None:
+    metrics.finished(finished(model=model, status=status, outcome=outcome, sent=100, **fields))
 
 
 @given(st.lists(st.floats(0, 1000), max_size=50))
@@ -21,6 +22,33 @@ def test_every_observation_is_in_exactly_one_bucket(values: list[float]) -> None
     assert [count for _, count in histogram.cumulative()] == expected
     assert [bound for bound, _ in histogram.cumulative()] == ["0.1", "1.0", "10.0", "+Inf"]
     assert abs(histogram.sum - sum(values)) < 1e-6
+
+
+@given(st.lists(st.lists(st.floats(0, 20), max_size=20), max_size=5))
+def test_many_at_once_are_counted_as_one_by_one(batches: list[list[float]]) -> None:
+    together, alone = Histogram((0.1, 1.0, 10.0)), Histogram((0.1, 1.0, 10.0))
+    for values in batches:
+        for value in values:
+            alone.observe(value)
+        together.observe_all(values)
+    assert together.counts == alone.counts
+    assert abs(together.sum - alone.sum) < 1e-6
+
+
+def test_batches_of_several_dialects_and_models_are_told_apart() -> None:
+    metrics = Metrics()
+    for number in range(300):
+        done(metrics, f"m{number % 3}", 200 if number % 5 else 503, "ok", dialect="tgi" if number % 2 else "openai")
+    assert sum(metrics.requests.values()) == 300
+    assert metrics.requests["tgi", "5xx", "ok"] == 30
+    assert {model: count for model, status, count in metrics.per_model() if status == "2xx"} == {
+        "m0": 80,
+        "m1": 80,
+        "m2": 80,
+    }
+    assert sum(metrics.timings["tgi"].duration.counts) == 150
+    assert sum(metrics.timings["openai"].first_byte.counts) == 150
+    assert metrics.sent_bytes == 30_000
 
 
 def test_requests_are_counted_by_dialect_class_of_status_and_outcome() -> None:
@@ -41,7 +69,7 @@ def test_a_status_outside_of_http_is_counted_too() -> None:
 
 def test_a_request_that_never_had_a_seat_says_nothing_about_holding() -> None:
     metrics = Metrics()
-    metrics.finished("ssis", "demo", 503, "refused", 1.0)
+    done(metrics, status=503, outcome="refused", dialect="ssis", held=None, ttfb=None)
     timings = metrics.timings["ssis"]
     assert sum(timings.duration.counts) == 1
     assert sum(timings.held.counts) == sum(timings.first_byte.counts) == 0

@@ -65,10 +65,9 @@ class Program:
         )
         self.metrics = Metrics(settings.metrics_models)
         self.pool = Pool(upstream_limits(settings))
-        self.access = (
-            AccessLog(sys.stderr.write, asyncio.get_running_loop().call_later) if settings.access_log else None
-        )
-        self.lag = LoopLag(asyncio.get_running_loop(), self.metrics.loop_lag)
+        loop = asyncio.get_running_loop()
+        self.access = AccessLog(sys.stderr.write, loop.call_later) if settings.access_log else None
+        self.lag = LoopLag(loop, self.metrics.loop_lag)
         self.following: Following | None = None
         if cluster is not None:
             self.following = Following(

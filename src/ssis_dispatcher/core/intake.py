@@ -56,7 +56,7 @@ class Intake:
     def arrived(self, event: RequestArrived, now: float) -> Sequence[AnyCommand] | None:
         """Rules 1 to 4, and the way to 5, 6 and 7."""
         state = self._models.get(event.model.key)
-        if state is not None and not state.line and not self._book.draining:  # (3)
+        if state is not None and not state.line.waiting and not self._book.draining:  # (3)
             server = state.roomiest()
             if server is not None:
                 self._sit(event.request, server)
@@ -109,7 +109,7 @@ class Intake:
             return _NOTHING
         if not server.busy:
             server.owner.held -= server.count
-        if server.model.line and not server.leaving:
+        if server.model.line.waiting and not server.leaving:
             self.grant(server, now, event.cause)
             return None
         if server.busy or self._fleet.lifecycle.went_idle(server, now, event.cause):

@@ -27,22 +27,23 @@ class Line:
     grant to each other waiting caller. Linked lists (OrderedDict) because a plain dict grows slow at its front.
     """
 
-    __slots__ = ("_by_caller", "_by_request", "size")
+    __slots__ = ("_by_caller", "size", "waiting")
 
     def __init__(self) -> None:
         self._by_caller: OrderedDict[Caller, OrderedDict[int, Ticket]] = OrderedDict()
-        self._by_request: OrderedDict[int, Ticket] = OrderedDict()
+        self.waiting: OrderedDict[int, Ticket] = OrderedDict()
+        """By request, oldest first; to be read only. Whether it is empty is asked of every warm request."""
         self.size = 0
 
     def __len__(self) -> int:
-        return len(self._by_request)
+        return len(self.waiting)
 
     def add(self, ticket: Ticket) -> None:
         own = self._by_caller.get(ticket.caller)
         if own is None:
             own = self._by_caller[ticket.caller] = OrderedDict()
         own[ticket.request] = ticket
-        self._by_request[ticket.request] = ticket
+        self.waiting[ticket.request] = ticket
         self.size += ticket.size
 
     def next(self) -> Ticket:
@@ -51,12 +52,12 @@ class Line:
         request, ticket = own.popitem(last=False)
         if own:
             self._by_caller[caller] = own
-        del self._by_request[request]
+        del self.waiting[request]
         self.size -= ticket.size
         return ticket
 
     def remove(self, request: int) -> Ticket:
-        ticket = self._by_request.pop(request)
+        ticket = self.waiting.pop(request)
         own = self._by_caller[ticket.caller]
         del own[request]
         if not own:
@@ -65,7 +66,7 @@ class Line:
         return ticket
 
     def oldest(self) -> Ticket | None:
-        for ticket in self._by_request.values():
+        for ticket in self.waiting.values():
             return ticket
         return None
 
@@ -75,8 +76,8 @@ class Line:
 
     def clear(self) -> list[Ticket]:
         """Remove and return everybody, oldest first."""
-        everybody = list(self._by_request.values())
-        self._by_request.clear()
+        everybody = list(self.waiting.values())
+        self.waiting.clear()
         self._by_caller.clear()
         self.size = 0
         return everybody
@@ -97,7 +98,7 @@ class Line:
 
         Callers ahead in the rotation get one grant more than those behind, each at most as many as it has waiting.
         """
-        ticket = self._by_request.get(request)
+        ticket = self.waiting.get(request)
         if ticket is None:
             return None
         rounds = list(self._by_caller[ticket.caller]).index(request)

@@ -26,6 +26,7 @@ from ssis_dispatcher.http.client import Pool
 from ssis_dispatcher.http.heads import Head, Header
 from ssis_dispatcher.http.server import Exchange, Handler
 from ssis_dispatcher.telemetry.access import AccessLog
+from ssis_dispatcher.telemetry.finished import Finished
 from ssis_dispatcher.telemetry.metrics import Metrics
 
 _MOST_WAYS = 1024
@@ -258,22 +259,30 @@ class Gateway:
         if not isinstance(inference, Inference):
             self._turned_away(exchange)
             return
-        id, admitted, relay = exchange.id, inference.admitted, inference.relay
+        id, admitted, relay, model = exchange.id, inference.admitted, inference.relay, inference.model
         if self.requests.get(id) is inference:
             del self.requests[id]
+        now = self.time()
         began, seated, first = exchange.started, inference.seated_at, None if relay is None else relay.first_byte_at
-        duration = self.time() - began
-        held = None if seated is None else seated - began
-        ttfb = None if first is None else first - began
-        model = "" if inference.model is None else inference.model.id
-        status, outcome, sent = exchange.status, inference.outcome, exchange.sent
-        self.metrics.finished(admitted.dialect.name, model, status, outcome, duration, held, ttfb, sent)
+        row = Finished(
+            "",
+            id,
+            admitted.key.name,
+            exchange.head.method,
+            admitted.way.route,
+            admitted.dialect.name,
+            "" if model is None else model.id,
+            exchange.status,
+            exchange.sent,
+            _micro(now - began),
+            None if seated is None else _micro(seated - began),
+            None if first is None else _micro(first - began),
+            inference.server,
+            inference.outcome,
+        )
+        self.metrics.finished(row)
         if self._access is not None:
-            caller, method, waited = admitted.key.name, exchange.head.method, duration if held is None else held
-            self._access.record(
-                *(id, caller, method, admitted.way.route, model, status, sent, duration, waited, ttfb),
-                *(inference.server, outcome),
-            )
+            self._access.record(row, now)
 
     def _turned_away(self, exchange: Exchange) -> None:
         """An inference request that came no further than the door, or that could not be read."""
@@ -281,11 +290,31 @@ class Gateway:
         dialect = self._exact.get((method, path)) or self._below(method, path)
         if dialect is None or exchange.status < 400:
             return
-        duration = self._loop.time() - exchange.started
-        self.metrics.finished(dialect.name, "", exchange.status, "refused", duration, sent=exchange.sent)
+        now = self.time()
+        row = Finished(
+            "",
+            exchange.id,
+            "",
+            method,
+            _template(path),
+            dialect.name,
+            "",
+            exchange.status,
+            exchange.sent,
+            _micro(now - exchange.started),
+            None,
+            None,
+            "",
+            "refused",
+        )
+        self.metrics.finished(row)
         if self._access is not None:
-            route, status, sent = _template(path), exchange.status, exchange.sent
-            self._access.record(exchange.id, "", method, route, "", status, sent, duration, 0.0, None, "", "refused")
+            self._access.record(row, now)
+
+
+def _micro(seconds: float) -> float:
+    """To the microsecond, so that no log line says 0.10000000000002274."""
+    return int(seconds * 1e6 + 0.5) / 1e6
 
 
 def _with_key(app: App) -> App:

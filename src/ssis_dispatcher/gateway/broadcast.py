@@ -1,7 +1,7 @@
 """What happens, told to whoever listens: fleet events as server-sent events, for `/api/events` and the dashboard.
 
-A `Broadcast` is handed to the dispatcher as its ``record``. Nobody who listens can hold it up: a listener that falls
-behind is dropped and told so. Without listeners an event costs one look.
+A `Broadcast` is the dispatcher's ``Recorder``. Nobody who listens can hold it up: a listener that falls behind is dropped and
+told so. Without listeners an event costs one look.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(AnyEve
 
 
 class Broadcast:
-    """``most`` listeners at once, each at most ``backlog`` events behind."""
+    """``most`` listeners at once, each at most ``backlog`` events behind. ``listens`` while there are any."""
 
     def __init__(self, most: int = 32, backlog: int = 1_000) -> None:
         self._most = most
         self._backlog = backlog
         self._listeners: dict[Subscription, None] = {}
+        self.listens = False
 
     def __call__(self, now: float, event: AnyEvent) -> None:
         """Tell everybody that the fleet is told ``event`` at ``now`` (seconds of the loop's clock)."""
-        if not self._listeners:
-            return
         frame = b""
         for listener in tuple(self._listeners):
             if listener.wants(event):
@@ -46,6 +45,7 @@ class Broadcast:
             )
         listener = Subscription(only, self._backlog, self._forget)
         self._listeners[listener] = None
+        self.listens = True
         return listener
 
     def close(self) -> None:
@@ -58,6 +58,7 @@ class Broadcast:
 
     def _forget(self, listener: Subscription) -> None:
         self._listeners.pop(listener, None)
+        self.listens = bool(self._listeners)
 
 
 class Subscription:

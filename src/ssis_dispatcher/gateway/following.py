@@ -173,7 +173,7 @@ class _Former:
         else:
             self._following.done_with(self._address, silent=False)
 
-    def on_reply(self, status: int, headers: list[Header], body: bytes) -> None:
+    def on_reply(self, status: int, headers: list[Header], length: int | None, body: bytes) -> None:
         self.on_end()
 
     def on_head(self, status: int, headers: list[Header], length: int | None) -> None: ...
@@ -214,8 +214,7 @@ class _Forwarded:
         self._call = call
         self._following.under_way.add(self)
         exchange.on_gone = self._caller_left
-        exchange.on_pause = call.pause
-        exchange.on_resume = call.resume
+        exchange.source = call
 
     def hand_back(self) -> None:
         """This replica leads now: the request is its own."""
@@ -225,7 +224,7 @@ class _Forwarded:
     def _detach(self) -> None:
         """What the caller does is no leader's business."""
         exchange = self.exchange
-        exchange.on_gone = exchange.on_pause = exchange.on_resume = None
+        exchange.on_gone = exchange.source = None
 
     def _has_not_begun(self) -> bool:
         """Whether the caller can still be answered by somebody else; else its answer has broken off now."""
@@ -264,7 +263,7 @@ class _Forwarded:
 
     # What comes from the leader
 
-    def on_reply(self, status: int, headers: list[Header], body: bytes) -> None:
+    def on_reply(self, status: int, headers: list[Header], length: int | None, body: bytes) -> None:
         self._over()
         if status == 503 and _MOVED in headers:  # it has just laid the lead down
             self._following.again(self)

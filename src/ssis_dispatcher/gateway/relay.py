@@ -129,8 +129,7 @@ class Relay(msgspec.Struct, eq=False):
         call = pool.begin(address, upstream.method, opening, upstream.body, self)
         self._call = call
         exchange.on_gone = self._caller_left
-        exchange.on_pause = call.pause
-        exchange.on_resume = call.resume
+        exchange.source = call
         if self._begun and exchange.paused:
             call.pause()
 
@@ -140,14 +139,14 @@ class Relay(msgspec.Struct, eq=False):
 
     # What comes from upstream
 
-    def on_reply(self, status: int, headers: Lines, body: bytes) -> None:
+    def on_reply(self, status: int, headers: Lines, length: int | None, body: bytes) -> None:
         back = headers.note
         if not isinstance(back, _Back):
             headers.note = back = _Back(headers)
         if self._by_gateway and status >= 400 and self._was_a_hop(status, back.content_type, body):
             return
         if self._begun or self._translator is not None or back.events:
-            self.on_head(status, headers, None)
+            self.on_head(status, headers, length)
             self.on_body(body)
             self.on_end()
             return
@@ -155,7 +154,11 @@ class Relay(msgspec.Struct, eq=False):
         self.status = status
         self.received = len(body)
         self.first_byte_at = self._clock()
-        if status < 300 and body and not self.dialect.complete(body[-_TAIL:], False, back.content_type):
+        if (
+            status < 300
+            and body
+            and not self.dialect.complete(body[-_TAIL:], False, back.content_type, length is not None)
+        ):
             self._give_up(_broke_off())
         else:
             self._conclude(_OK)
@@ -288,7 +291,7 @@ class Relay(msgspec.Struct, eq=False):
         """Whether the dialect finds a reply that ends like this complete. Errors, and replies without a body, are."""
         if self.status >= 300 or self._length == 0 or self.exchange.method == "HEAD":
             return True
-        return self.dialect.complete(tail, self._events, self._content_type)
+        return self.dialect.complete(tail, self._events, self._content_type, self._length is not None)
 
     def on_failed(self, error: UpstreamError) -> None:
         self._call = None

@@ -105,7 +105,13 @@ class _Run:
         self._headers: list[Header] = []
         self._length: int | None = None
         exchange.on_gone = self._changed.set
-        exchange.on_resume = self._changed.set
+        exchange.source = self
+
+    def pause(self) -> None:
+        """`send` looks by itself whether it has to wait."""
+
+    def resume(self) -> None:
+        self._changed.set()
 
     async def receive(self) -> Message:
         if not self._given:

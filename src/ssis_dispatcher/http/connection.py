@@ -252,15 +252,15 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._stalled = self._server.now
         self._unsent = self._transport.get_write_buffer_size()
-        if self._current is not None and self._current.on_pause is not None:
-            self._current.on_pause()
+        if self._current is not None and self._current.source is not None:
+            self._current.source.pause()
 
     def resume_writing(self) -> None:
         self._stalled = _NEVER
         if self._current is None:
             self._advance()
-        elif self._current.on_resume is not None:
-            self._current.on_resume()
+        elif self._current.source is not None:
+            self._current.source.resume()
 
     # The parser's side
 
@@ -504,7 +504,7 @@ class Connection(asyncio.Protocol):
         exchange.reserved = 0
         exchange.ended = True
         # no cycle may keep it alive until the garbage collector comes
-        exchange.on_gone = exchange.on_pause = exchange.on_resume = exchange.handler = None
+        exchange.on_gone = exchange.source = exchange.handler = None
         try:
             server.application.finished(exchange)
         except Exception as error:

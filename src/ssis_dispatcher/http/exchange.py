@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ssis_dispatcher.http.heads import Head, Header, block
 
@@ -20,12 +20,22 @@ _CHUNKED, _COUNTED, _UNTIL_CLOSE, _MUTE = range(4)
 _BODILESS = (204, 304)
 
 
+class Source(Protocol):
+    """Where a reply comes from, as far as it can be slowed down."""
+
+    def pause(self) -> None:
+        """The client reads more slowly than is written."""
+
+    def resume(self) -> None:
+        """It has caught up."""
+
+
 class Exchange:
     """One request and its reply, on one connection.
 
     Reply either with one `reply`, or with `start`, any number of `write`, and `finish` (or `abort`, which closes the
     connection so that the client cannot take what it has for complete). All calls are synchronous and never block:
-    when the client reads slowly, `on_pause` is called, later `on_resume`; an exchange begins unpaused. After the client
+    when the client reads slowly, its `source` is paused, and later resumed; an exchange begins unpaused. After the client
     left, `on_gone` is called once, and every reply call is a no-op. Header names are lower-case bytes.
 
     Made by the connection when the head is complete; ``body`` is there when the handler is called.
@@ -45,10 +55,9 @@ class Exchange:
         "id",
         "keep",
         "on_gone",
-        "on_pause",
-        "on_resume",
         "reserved",
         "sent",
+        "source",
         "started",
         "status",
         "tag",
@@ -80,8 +89,7 @@ class Exchange:
     handler: Handler | None
     """Who answers; None until `Application.admit` has said it."""
     on_gone: Callable[[], None] | None
-    on_pause: Callable[[], None] | None
-    on_resume: Callable[[], None] | None
+    source: Source | None
     _framing: int
     _left: int
 
@@ -94,7 +102,7 @@ class Exchange:
         self.body = self._head = b""
         self.status = self.sent = self.reserved = 0
         self.gone = self.ended = False
-        self.tag = self.handler = self.on_gone = self.on_pause = self.on_resume = None
+        self.tag = self.handler = self.on_gone = self.source = None
         self.extra = ()
 
     @property
@@ -135,7 +143,7 @@ class Exchange:
 
     @property
     def paused(self) -> bool:
-        """The client reads more slowly than is written: `on_resume` will say when to go on."""
+        """The client reads more slowly than is written: its `source` will be told when to go on."""
         return self.connection.congested
 
     def reply(

@@ -38,7 +38,7 @@ class Known(Generic[T]):
         self._after = after
         self._start = len(before)
         self._rest = len(after)
-        self._reach = _DIGITS + len(after)
+        self._reach = self._start + _DIGITS + len(after)
         self.head = head
 
     def body_at(self, data: bytes) -> int:
@@ -46,10 +46,9 @@ class Known(Generic[T]):
         if not data.startswith(self._before):
             return 0
         start = self._start
-        end = data.find(self._after, start, start + self._reach)
-        digits = data[start:end]
+        end = data.find(self._after, start, self._reach)
         at = end + self._rest
-        return at if end > 0 and digits.isdigit() and len(data) - at == int(digits) else 0
+        return at if end > 0 and data[start:end] == b"%d" % (len(data) - at) else 0
 
 
 class Memory(Generic[T]):

@@ -41,7 +41,7 @@ class Receiver(Protocol):
     """Who gets the reply. Calls come in the order head, body…, then exactly one of end and failed; or there is the one call
     of `on_reply`, when all of it has come in one piece."""
 
-    def on_reply(self, status: int, headers: Lines, body: bytes) -> None:
+    def on_reply(self, status: int, headers: Lines, length: int | None, body: bytes) -> None:
         """The same as head, body and end: the usual case where a reply is small. The reply to HEAD never comes this way."""
 
     def on_head(self, status: int, headers: Lines, length: int | None) -> None:
@@ -246,7 +246,7 @@ class UpstreamConnection(asyncio.Protocol):
                     status, headers, keep = known.head
                     receiver = self._free(call, keep)
                     if receiver is not None:
-                        receiver.on_reply(status, headers, data[at:])
+                        receiver.on_reply(status, headers, len(data) - at, data[at:])
                     return
             self._expect()
             self._stage = _SPOKEN
@@ -317,8 +317,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _finish(self, call: Call) -> None:
         """The reply is complete."""
-        told, status, headers, parts = self._told, self._status, self._headers, self._parts
-        self._parts = []
+        told, status, headers, length = self._told, self._status, self._headers, self._length
+        parts, self._parts = self._parts, []
         self._streamed = self._chunked
         receiver = self._free(call, self._keep and not (self._chunked and self._upstream.hangs_up))
         if receiver is None:
@@ -326,7 +326,7 @@ class UpstreamConnection(asyncio.Protocol):
         if told:
             receiver.on_end()
         else:
-            receiver.on_reply(status, headers, parts[0] if len(parts) == 1 else b"".join(parts))
+            receiver.on_reply(status, headers, length, parts[0] if len(parts) == 1 else b"".join(parts))
 
     def eof_received(self) -> None:
         """The server has closed its side; `connection_lost` says what that means."""

@@ -2,14 +2,17 @@
 
 The gateway and the dispatcher call `Metrics`; `ssis_dispatcher.telemetry.exposition` reads it. A metrics library's
 objects would cost several times the whole of `Metrics.finished` for each request, in locks that one thread does not
-need. Finished requests are put down as they come and counted a few dozen at a time, which is cheaper still; whoever reads
-finds all of them counted.
+need. Finished requests are put down as they come and counted some hundred at a time, column by column, which costs a third
+of counting each; whoever reads finds all of them counted.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable
+
+from ssis_dispatcher.telemetry.finished import Finished
 
 OTHER = "other"
 """The label of everything beyond the names that get their own."""
@@ -37,10 +40,8 @@ SECONDS = (
 """Bounds for what callers wait for: from a relayed answer to the cold start of a large model."""
 LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
-_BATCH = 32
+_BATCH = 128
 """Finished requests that are counted together: few enough that nobody waits for it."""
-
-_Row = tuple[str, str, int, str, float, float | None, float | None, int]
 
 _CLASSES = (OTHER, "1xx", "2xx", "3xx", "4xx", "5xx")
 
@@ -59,6 +60,17 @@ class Histogram:
         """Add one observation, in the unit of the bounds."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
+
+    def observe_all(self, values: list[float]) -> None:
+        """Add many, which are sorted on the way: the cheaper, the fewer bounds they reach over."""
+        values.sort()
+        self.sum += sum(values)
+        seen = place = 0
+        while seen < len(values):
+            upto = bisect_right(values, self.bounds[place]) if place < len(self.bounds) else len(values)
+            self.counts[place] += upto - seen
+            seen = upto
+            place += 1
 
     def cumulative(self) -> list[tuple[str, float]]:
         """``(bound, observations up to it)`` pairs as Prometheus wants them, ``+Inf`` last."""
@@ -110,43 +122,32 @@ class Metrics:
         self._timings: dict[str, Timings] = {}
         self._sent_bytes = 0
         self._model_labels = model_labels
-        self._uncounted: list[_Row] = []
+        self._uncounted: list[Finished] = []
 
-    def finished(
-        self,
-        dialect: str,
-        model: str,
-        status: int,
-        outcome: str,
-        duration: float,
-        held: float | None = None,
-        ttfb: float | None = None,
-        sent: int = 0,
-    ) -> None:
-        """One inference request has ended. ``dialect`` and ``outcome`` are words of this program (``ok``, ``refused``,
-        ``gone`` …), ``model`` is the id as asked for; ``duration``, ``held`` (until it had a seat, None when it never
-        got one) and ``ttfb`` (until the reply's first byte) are seconds, ``sent`` body bytes.
-        """
+    def finished(self, row: Finished) -> None:
+        """One inference request has ended."""
         rows = self._uncounted
-        rows.append((dialect, model, status, outcome, duration, held, ttfb, sent))
+        rows.append(row)
         if len(rows) >= _BATCH:
             self._count()
 
     def _count(self) -> None:
         rows, self._uncounted = self._uncounted, []
-        for dialect, model, status, outcome, duration, held, ttfb, sent in rows:
+        kinds = Counter([(row.dialect, row.model, row.status, row.outcome) for row in rows])
+        for (dialect, model, status, outcome), count in kinds.items():
             group = status // 100 if 100 <= status < 600 else 0
             key = (dialect, _CLASSES[group], outcome)
-            self._requests[key] = self._requests.get(key, 0) + 1
-            (self._models.get(model) or self._row(model, group))[group] += 1
+            self._requests[key] = self._requests.get(key, 0) + count
+            (self._models.get(model) or self._row(model, group))[group] += count
+        for dialect in {kind[0] for kind in kinds}:
+            mine = [row for row in rows if row.dialect == dialect] if len(kinds) > 1 else rows
             timings = self._timings.get(dialect)
             if timings is None:
                 timings = self._timings[dialect] = Timings()
-            for histogram, value in ((timings.duration, duration), (timings.held, held), (timings.first_byte, ttfb)):
-                if value is not None:
-                    histogram.counts[bisect_left(SECONDS, value)] += 1
-                    histogram.sum += value
-            self._sent_bytes += sent
+            timings.duration.observe_all([row.duration for row in mine])
+            timings.held.observe_all([row.held for row in mine if row.held is not None])
+            timings.first_byte.observe_all([row.ttfb for row in mine if row.ttfb is not None])
+        self._sent_bytes += sum([row.sent for row in rows])
 
     @property
     def requests(self) -> dict[tuple[str, str, str], int]:

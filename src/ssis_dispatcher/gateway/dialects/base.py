@@ -108,6 +108,9 @@ class Dialect(Protocol):
     def error_event(self, problem: Problem) -> bytes:
         """The same inside a stream that has already begun, as SSE bytes."""
 
-    def complete(self, tail: bytes, stream: bool, content_type: bytes = b"application/json") -> bool:
+    def complete(
+        self, tail: bytes, stream: bool, content_type: bytes = b"application/json", counted: bool = False
+    ) -> bool:
         """Whether a reply whose last bytes (up to 4 KiB) are ``tail`` came to its proper end. ``content_type`` is that of
-        the reply: one that is neither JSON nor a stream cannot be judged, and counts as complete."""
+        the reply: one that is neither JSON nor a stream cannot be judged, and counts as complete. ``counted``: it is as
+        long as it said, so that nobody on the way has cut it."""

@@ -92,8 +92,10 @@ class OpenAI:
     def error_event(self, problem: Problem) -> bytes:
         return b"data: " + msgspec.json.encode(_error(problem)) + b"\n\n"
 
-    def complete(self, tail: bytes, stream: bool, content_type: bytes = b"application/json") -> bool:
-        return tail.endswith(_DONE) or stream_ended(tail) if stream else json_closed(tail, content_type)
+    def complete(
+        self, tail: bytes, stream: bool, content_type: bytes = b"application/json", counted: bool = False
+    ) -> bool:
+        return tail.endswith(_DONE) or stream_ended(tail) if stream else json_closed(tail, content_type, counted)
 
 
 def _extended(wish: Wish, extra: _Extra, secret: str | None) -> Wish:

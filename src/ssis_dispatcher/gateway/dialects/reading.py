@@ -36,6 +36,9 @@ _anything = msgspec.json.Decoder().decode
 _parameters: Callable[[bytes], dict[str, Any] | None] = msgspec.json.Decoder(dict[str, Any] | None).decode
 
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
 def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
     """``body`` by a msgspec decoder. Raises `InvalidRequest`.
 
@@ -47,7 +50,10 @@ def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
             body.decode()
         except UnicodeDecodeError:
             raise InvalidRequest("The body is not UTF-8.", code="invalid_json") from None
-    value = part(decode, body, "")
+    try:
+        value = decode(body)
+    except _UNREADABLE as error:
+        raise _refusal(error, "") from None
     if len(body) > LONGEST_NUMBER and _long_digits(body):
         part(_anything, body, "")
     if b"\\" in body and b"\\u0000" in body and _NUL.search(body):
@@ -59,12 +65,8 @@ def part(decode: Callable[[bytes], T], text: bytes, field: str) -> T:
     """JSON inside a body that `decoded` has seen, in its field ``field``. Raises `InvalidRequest`."""
     try:
         return decode(text)
-    except msgspec.ValidationError as error:
-        raise _invalid(str(error), field) from None
-    except RecursionError:
-        raise InvalidRequest("The body is nested too deeply.", code="invalid_json", param=field or None) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The body is not JSON: {error}.", code="invalid_json", param=field or None) from None
+    except _UNREADABLE as error:
+        raise _refusal(error, field) from None
 
 
 def parameters(raw: msgspec.Raw | None, field: str) -> dict[str, Any] | None:
@@ -84,6 +86,15 @@ def _long_digits(body: bytes) -> bool:
         first in b"0123456789" and second in b"0123456789" and body[place * step : (place + 1) * step].isdigit()
         for place, (first, second) in enumerate(pairwise(sample))
     )
+
+
+def _refusal(error: Exception, field: str) -> InvalidRequest:
+    """What to say of JSON, in the field ``field``, that could not be read."""
+    if isinstance(error, msgspec.ValidationError):
+        return _invalid(str(error), field)
+    if isinstance(error, RecursionError):
+        return InvalidRequest("The body is nested too deeply.", code="invalid_json", param=field or None)
+    return InvalidRequest(f"The body is not JSON: {error}.", code="invalid_json", param=field or None)
 
 
 def _invalid(message: str, within: str) -> InvalidRequest:

@@ -39,12 +39,13 @@ def heartbeat(phase: str, position: int | None, expected: float | None) -> bytes
     return text.encode() + b"\n\n"
 
 
-def json_closed(tail: bytes, content_type: bytes) -> bool:
-    """Whether a reply that is not a stream is whole: by all of it where it is short enough to be in ``tail``, else as far as
-    its last byte can tell. Only "too short" counts against it; what else may be odd about it is between caller and engine."""
+def json_closed(tail: bytes, content_type: bytes, counted: bool) -> bool:
+    """Whether a reply that is not a stream is whole: by all of it where it is short enough to be in ``tail`` and not
+    ``counted``, else as far as its last byte can tell. Only "too short" counts against it; what else may be odd about it is
+    between caller and engine."""
     if b"json" not in content_type:
         return True
-    if len(tail) < TAIL:
+    if len(tail) < TAIL and not counted:
         try:
             _skim(tail)
         except msgspec.DecodeError as error:

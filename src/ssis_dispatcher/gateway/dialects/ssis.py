@@ -93,8 +93,10 @@ class SSIS:
     def error_event(self, problem: Problem) -> bytes:
         return tgi_error_event(problem)
 
-    def complete(self, tail: bytes, stream: bool, content_type: bytes = b"application/json") -> bool:
-        return stream_ended(tail) if stream else json_closed(tail, content_type)
+    def complete(
+        self, tail: bytes, stream: bool, content_type: bytes = b"application/json", counted: bool = False
+    ) -> bool:
+        return stream_ended(tail) if stream else json_closed(tail, content_type, counted)
 
 
 def _wish(fields: _Body, headers: Headers) -> Wish:

@@ -85,8 +85,10 @@ class TGI:
     def error_event(self, problem: Problem) -> bytes:
         return tgi_error_event(problem)
 
-    def complete(self, tail: bytes, stream: bool, content_type: bytes = b"application/json") -> bool:
-        return stream_ended(tail) if stream else json_closed(tail, content_type)
+    def complete(
+        self, tail: bytes, stream: bool, content_type: bytes = b"application/json", counted: bool = False
+    ) -> bool:
+        return stream_ended(tail) if stream else json_closed(tail, content_type, counted)
 
 
 def split(path: str) -> tuple[str, str]:
