@@ -196,8 +196,10 @@ class Story:
     def ready(self, server: str, seats: int | None = None) -> Self:
         return self._tell(f"{server} is ready", ServerReady("launcher", self.id(server), "127.0.0.1:1", seats))
 
-    def placed(self, server: str, node: str) -> Self:
-        return self._tell(f"{server} is placed on {node}", ServerPlaced("launcher", self.id(server), node))
+    def placed(self, server: str, node: str, slice: str = "") -> Self:
+        name = SLICES[slice].name if slice in SLICES else slice
+        where = f"{slice}@{node}" if slice else node
+        return self._tell(f"{server} is placed on {where}", ServerPlaced("launcher", self.id(server), node, name))
 
     def progresses(self, server: str, phase: str, detail: str = "") -> Self:
         return self._tell(f"{server}: {phase} {detail}", ServerProgressed("launcher", self.id(server), phase, detail))

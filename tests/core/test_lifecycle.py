@@ -196,3 +196,16 @@ def test_a_long_line_gets_its_second_server_afterwards(begin: Begin) -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_to_be_told_twice_changes_nothing(begin: Begin, tied: bool) -> None:
     begin("a 1g:1").hands_tied(tied).then().hands_tied(tied).then()
+
+
+def test_a_server_that_somebody_gave_another_slice_is_counted_there(begin: Begin) -> None:
+    story = begin("a 1g:1 2g:1").serving("llama", busy=1)
+    story.arrives("r1", "other").anyhow()
+    story.described("other", 8).then("launch other on 2g@a")
+    bins = story.fleet.book.stock.racks["a"].bins
+    story.placed("llama", "a", "2g").then()
+    assert (bins[SLICES["1g"]].free, bins[SLICES["2g"]].free) == (1, -1)
+    story.arrives("r2", "third").anyhow()
+    story.described("third", 8).then("launch third on 1g@a")
+    story.placed("llama", "a", "nobody.knows/this").then()
+    assert story.fleet.book.servers[story.id("llama")].bin.shelf.slice == SLICES["2g"]

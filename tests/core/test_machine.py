@@ -71,7 +71,7 @@ seconds = st.sampled_from([0.0, 0.4, 1.0, 7.0, 31.0, 61.0, 130.0, 700.0])
 sizes = st.sampled_from([100, 100, 100, 1_000])
 patience = st.sampled_from([None, None, None, 5.0, 60.0])
 failures = st.sampled_from(list(FailureKind))
-reports = st.sampled_from(["downloading", "loading", *NODES])
+reports = st.sampled_from(["downloading", "loading", *NODES, *SLICES])
 doings = st.sampled_from(["stop", "stop", "pin", "unpin", "unpin", "forget", "drain"])
 
 
@@ -207,8 +207,17 @@ class World(RuleBasedStateMachine):
         server = pick(self.servers("starting", "stopping"), number)
         if server is not None and word in NODES:
             self.tell(ServerPlaced("launcher", server, word))
+        elif word in SLICES:
+            self.slice_is_changed(pick(list(self.referee.servers), number), word)
         elif server is not None:
             self.tell(ServerProgressed("launcher", server, word, "half"))
+
+    def slice_is_changed(self, server: str | None, slice: str) -> None:
+        """By somebody else, at any time; now and then to one of which nobody knows."""
+        known = self.fleet.book.servers.get(server or "")
+        if server is not None:
+            node = NODES[0] if known is None else known.bin.node
+            self.tell(ServerPlaced("launcher", server, node, SLICES[slice].name if slice != "mps" else "odd"))
 
     @rule(number=index, slice=st.sampled_from(["1g", "gpu"]), starting=st.booleans())
     def server_is_found(self, number: int, slice: str, starting: bool) -> None:

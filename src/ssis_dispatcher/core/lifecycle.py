@@ -106,15 +106,22 @@ class Lifecycle:
 
     def placed(self, event: ServerPlaced, now: float) -> None:
         """The launch was ordered on a node, and the platform may have taken another, even one on which nothing was free: then
-        that is overdrawn until the inventory is told anew, or somebody goes."""
+        that is overdrawn until the inventory is told anew, or somebody goes. The same with a slice that somebody else chose;
+        one of which nobody knows what it is changes nothing."""
         stock = self._book.stock
         server = self._book.servers.get(event.server)
         if server is None:
-            self._correct(event.server, node=event.node)
-        elif server.bin.node != event.node:
-            before = server.bin
-            slice = before.shelf.slice
-            stock.move(server, stock.found(event.node, slice.name) or stock.bin(event.node, slice))
+            self._correct(event.server, node=event.node, slice=event.slice)
+            return
+        before = server.bin
+        slice = before.shelf.slice
+        if before.node == event.node and event.slice in ("", slice.name):
+            return
+        bin = stock.found(event.node, event.slice or slice.name)
+        if bin is None:
+            bin = stock.bin(event.node, slice)
+        if bin is not before:
+            stock.move(server, bin)
             self._fleet.allotment.offer_at(before, server.count, now)
             self._fleet.allotment.may_go(server, now)
 
@@ -180,13 +187,16 @@ class Lifecycle:
             server.address = event.address
             self._serve(server, now, event.cause)
 
-    def _correct(self, server: str, *, node: str = "", address: str | None = None, seats: int | None = None) -> None:
+    def _correct(
+        self, server: str, *, node: str = "", slice: str = "", address: str | None = None, seats: int | None = None
+    ) -> None:
         """More is known of a server that was found, and that waits for the inventory."""
         found = self._book.found.get(server)
         if found is not None:
             self._book.found[server] = msgspec.structs.replace(
                 found,
                 node=node or found.node,
+                slice=slice or found.slice,
                 address=address or found.address,
                 seats=seats or found.seats,
             )

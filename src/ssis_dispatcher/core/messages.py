@@ -121,10 +121,12 @@ class ModelRejected(Event, frozen=True):
 
 
 class ServerPlaced(Event, frozen=True):
-    """The platform chose the node of a starting server."""
+    """The platform chose the node of a server; or somebody has given it ``slice`` (a resource name) in place of the one that
+    it was launched on."""
 
     server: str
     node: str
+    slice: str = ""
 
 
 class ServerProgressed(Event, frozen=True):

@@ -44,6 +44,7 @@ class AccessLog:
         self._rows: list[Finished] = []  # not made into lines yet
         self._lines: list[bytes] = []
         self._count = self._size = 0
+        self._armed = False
         self._now = -1.0
         self._stamp = ""
 
@@ -53,9 +54,10 @@ class AccessLog:
             self._now = now
             self._stamp = _stamp(self._clock())
         row.time = self._stamp
+        if not self._armed:
+            self._armed = True
+            self._later(EVERY, self._due)
         rows = self._rows
-        if not rows and not self._lines:
-            self._later(EVERY, self.flush)
         rows.append(row)
         if len(rows) >= _TOGETHER:
             self._make_lines()
@@ -68,6 +70,10 @@ class AccessLog:
         self._lines.append(text)
         self._size += len(text)
         self._count += len(rows)
+
+    def _due(self) -> None:
+        self._armed = False
+        self.flush()
 
     def flush(self) -> None:
         """Write what is there. Called by the timer, and by the owner once more at the end."""

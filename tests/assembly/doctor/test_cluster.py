@@ -301,7 +301,8 @@ async def test_slices_that_nobody_may_use_are_told(site: Site) -> None:
 async def test_nodes_that_take_no_server_are_told_with_the_reason(site: Site) -> None:
     mig = {"nvidia.com/mig-1g.5gb": 1}
     site.cluster.nodes.add("b", mig, labels={"nvidia.com/mig.config.state": "pending"})
-    site.cluster.nodes.add("c", mig, taints=[{"key": "gpu", "value": "yes", "effect": "NoSchedule"}])
+    taints = [{"key": "gpu", "value": "yes", "effect": "NoSchedule"}, {"key": "team", "effect": "NoExecute"}]
+    site.cluster.nodes.add("c", mig, taints=taints)
     site.cluster.nodes.add("plain")
     site.cluster.nodes.cordon("node-a")
     found = [one for one in await site.doctor() if one.name == "nodes"]
@@ -309,8 +310,8 @@ async def test_nodes_that_take_no_server_are_told_with_the_reason(site: Site) ->
         (None, "b takes no server: its MIG devices are being changed (pending)", "kubectl describe node b"),
         (
             None,
-            "c takes no server: it is tainted with gpu",
-            "SSIS_TOLERATIONS=gpu=yes:NoSchedule, with Knative's flag kubernetes.podspec-tolerations",
+            "c takes no server: it is tainted with gpu, team",
+            "SSIS_TOLERATIONS=gpu=yes:NoSchedule,team:NoExecute, with Knative's flag kubernetes.podspec-tolerations",
         ),
         (None, "node-a takes no server: it is cordoned", "kubectl uncordon node-a"),
     ]

@@ -108,6 +108,8 @@ def test_no_json_raises_anything_but_a_refusal(dialect: str, value: object) -> N
         ("openai", b'{"model":"demo","model":"other"}', "model"),
         ("openai", b'{"model":"demo","stream":true,"stream":false}', "stream"),
         ("ssis", b'{"token":"a","token":"b","env":{"MODEL_ID":"demo"}}', "token"),
+        ("tgi", b'{"inputs":"a","inputs":"b"}', "inputs"),
+        ("tgi", b'{"inputs":"a","parameters":{},"parameters":null}', "parameters"),
     ],
 )
 def test_a_field_that_is_there_twice_is_refused(dialect: str, body: bytes, name: str) -> None:

@@ -280,6 +280,29 @@ async def test_one_that_somebody_made_theirs_is_left_to_them(site: Site) -> None
     assert site.service(made.server) is not None
 
 
+async def test_a_server_that_somebody_gave_another_slice_is_told_to_be_there(site: Site) -> None:
+    large = "nvidia.com/mig-2g.10gb"
+    site.cluster.nodes.resize("a", SLICES | {large: 1})
+    async with site.watched() as reports:
+        made, _ = await site.launch()
+
+        def larger(service: Any) -> None:
+            resources = service["spec"]["template"]["spec"]["containers"][0]["resources"]
+            for asked in resources.values():
+                if asked.pop(MIG.name, None) is not None:
+                    asked[large] = "1"
+
+        site.cluster.edit(SERVICES, made.server, NS, larger)
+        moved = await reports.wait_for(ServerPlaced)
+        assert (moved.server, moved.node, moved.slice) == (made.server, "a", large)
+        await asyncio.sleep(60.0)
+        assert reports.of(ServerFailed) == []
+        assert len(reports.of(ServerPlaced)) == 1
+        (pod,) = site.cluster.pods(made.server, NS)
+        assert large in pod["spec"]["containers"][0]["resources"]["limits"]
+        assert site.free() == 3, "our own servers are the book's to count"
+
+
 async def test_a_record_of_a_newer_dispatcher_is_left_alone(site: Site) -> None:
     async with site.watched():
         made, _ = await site.launch()

@@ -69,7 +69,7 @@ def test_a_restarted_dispatcher_reads_what_the_fleet_knew(
     assert found.event("launcher", "", "host:80") == ServerAdopted(
         "launcher", "server", model, profile, slice.name, node, count, seats, "host:80"
     )
-    assert (found.record.context, found.is_changed) == (context, False)
+    assert found.record.context == context
 
 
 def test_the_node_that_the_pod_runs_on_is_truer_than_the_plan() -> None:
@@ -85,7 +85,7 @@ def test_what_was_written_can_be_read_when_it_comes_from_the_manifest_itself() -
         for service in (manifests.service(spec), names.trim_service(manifests.service(spec))):
             found = names.read(service)
             assert isinstance(found, Adopted)
-            assert (found.slice, found.count, found.is_changed) == (slice.name, count, False)
+            assert (found.slice, found.count) == (slice.name, count)
 
 
 def test_what_another_controller_made_of_it_counts() -> None:
@@ -97,7 +97,7 @@ def test_what_another_controller_made_of_it_counts() -> None:
     }
     found = names.read(service)
     assert isinstance(found, Adopted)
-    assert (found.slice, found.count, found.is_changed) == ("nvidia.com/mig-2g.10gb", 1, True)
+    assert (found.slice, found.count) == ("nvidia.com/mig-2g.10gb", 1)
 
 
 @pytest.mark.parametrize("labels", [None, {}, {"app.kubernetes.io/managed-by": "Helm"}])

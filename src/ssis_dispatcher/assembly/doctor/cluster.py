@@ -418,11 +418,14 @@ def _nodes(sight: Sight) -> Iterator[Check]:
         if node.away:
             fix = f"kubectl uncordon {node.name}" if "cordoned" in node.away else f"kubectl describe node {node.name}"
             wrong.append((node.name, node.away, fix))
-        elif not any(node.admits(tolerations, name if options.has_toleration_plugin else "") for name in held):
-            taint = next(taint for taint in node.taints)
-            equals = f"={taint.value}" if taint.value else ""
-            fix = f"SSIS_TOLERATIONS={taint.key}{equals}:{taint.effect}, with Knative's flag {TOLERATIONS}"
-            wrong.append((node.name, f"it is tainted with {taint.key}", fix))
+            continue
+        taints = min(
+            (node.barring(tolerations, name if options.has_toleration_plugin else "") for name in held), key=len
+        )
+        if taints:
+            words = ",".join(f"{one.key}{f'={one.value}' if one.value else ''}:{one.effect}" for one in taints)
+            why = f"it is tainted with {', '.join(one.key for one in taints)}"
+            wrong.append((node.name, why, f"SSIS_TOLERATIONS={words}, with Knative's flag {TOLERATIONS}"))
     for name, why, fix in wrong[:SHOWN]:
         yield Check("nodes", None, f"{name} takes no server: {why}", fix)
     if len(wrong) > SHOWN:

@@ -18,7 +18,7 @@ from ssis_dispatcher.errors import InvalidRequest, NotFound, Problem
 from ssis_dispatcher.gateway.dialects import generated
 from ssis_dispatcher.gateway.dialects.base import Headers, InferenceRequest, Upstream
 from ssis_dispatcher.gateway.dialects.problems import PROBLEM_JSON, problem_json, tgi_error_event
-from ssis_dispatcher.gateway.dialects.reading import decoded, hub_token, parameters, plain_wish
+from ssis_dispatcher.gateway.dialects.reading import Once, decoded, hub_token, parameters, plain_wish
 from ssis_dispatcher.gateway.dialects.sse import json_closed, stream_ended
 
 KNOWN = frozenset(
@@ -45,6 +45,7 @@ class _Body(msgspec.Struct):
 
 
 _body = msgspec.json.Decoder(_Body).decode
+_once = Once("inputs", "parameters", "stream")
 _stream = msgspec.json.Decoder(_Stream).decode
 
 
@@ -110,6 +111,7 @@ def _understand(request: InferenceRequest) -> None:
     otherwise (``default_parameters`` in its router). Only ``/`` gives the prompt back by default, and only there is
     ``stream`` the caller's to choose."""
     fields = decoded(_body, request.body)
+    _once.check(request.body)
     if not fields.inputs:
         raise InvalidRequest("`inputs` must not be empty.", param="inputs")
     request.stream = fields.stream is True if request.route == "/" else request.route == "/generate_stream"

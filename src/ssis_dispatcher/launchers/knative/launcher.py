@@ -243,7 +243,17 @@ class KnativeLauncher:
             return
         if server.uid == metadata["uid"]:
             server.seen = True
+            if new is not None:
+                self._tell_slice(server, new)
         self._wake(server)
+
+    def _tell_slice(self, server: KnativeServer, service: Object) -> None:
+        """Somebody (SSIS's autoscaler) may have given a server another slice than it was launched on."""
+        slice, _ = names.asked(service) or (server.slice, 1)
+        if slice != server.slice and self._report is not None:
+            server.slice = slice
+            self._report(ServerPlaced("launcher", server.name, server.node, slice))
+            self._stale.set()
 
     def _hostname(self, node: str) -> str:
         return capacity.hostname(self._nodes.objects.get(("", node)))

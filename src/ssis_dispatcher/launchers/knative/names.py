@@ -68,13 +68,12 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Adopted(msgspec.Struct, frozen=True):
-    """A server that was found on the cluster. ``slice`` and ``count`` are what its pods ask for now; ``is_changed``
-    tells that somebody (SSIS's autoscaler) made it others than were launched."""
+    """A server that was found on the cluster. ``slice`` and ``count`` are what its pods ask for now, which need not be what
+    was launched: SSIS's autoscaler changes them."""
 
     record: Record
     slice: str
     count: int
-    is_changed: bool
 
     def event(self, cause: str, node: str, address: str | None) -> ServerAdopted:
         """What the fleet is told, with the ``node`` its pod runs on ("": where it was planned)."""
@@ -169,7 +168,7 @@ def read(service: Mapping[str, Any]) -> Adopted | Unreadable | None:
     if found.server != name:
         return Unreadable(name, f"its record is that of {found.server}: it was copied")
     slice, count = asked(service) or (found.slice, found.count)
-    return Adopted(found, slice, count, (slice, count) != (found.slice, found.count))
+    return Adopted(found, slice, count)
 
 
 def asked(service: Mapping[str, Any]) -> tuple[str, int] | None:

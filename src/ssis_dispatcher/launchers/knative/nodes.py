@@ -79,13 +79,20 @@ class Node(msgspec.Struct, frozen=True):
     def admits(self, tolerations: Iterable[Toleration], resource: str = "") -> bool:
         """Whether pods with these tolerations may go there, its passing troubles aside. ``resource``: they ask for it,
         and the cluster's ExtendedResourceToleration tolerates the taint of that name."""
+        return not self.barring(tolerations, resource)
+
+    def barring(self, tolerations: Iterable[Toleration], resource: str = "") -> list[Taint]:
+        """The taints that keep such pods away."""
         tolerations = tuple(tolerations)
-        return all(
-            _PASSING_TAINTS.fullmatch(taint.key)
-            or (taint.key == resource and taint.effect == "NoSchedule")
-            or any(_tolerates(toleration, taint) for toleration in tolerations)
+        return [
+            taint
             for taint in self.taints
-        )
+            if not (
+                _PASSING_TAINTS.fullmatch(taint.key)
+                or (taint.key == resource and taint.effect == "NoSchedule")
+                or any(_tolerates(toleration, taint) for toleration in tolerations)
+            )
+        ]
 
     def is_chosen_by(self, pod: Mapping[str, Any]) -> bool:
         """Whether a pod of somebody else's could be put here, as far as selectors, required affinity and taints go."""
