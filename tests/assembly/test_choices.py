@@ -61,6 +61,13 @@ def test_the_config_maps_image_goes_before_the_settings() -> None:
     assert found.options.images == {"vllm": {"": "vllm/vllm-openai:v1"}}
 
 
+def test_an_image_is_its_own_engines_whatever_the_default_is() -> None:
+    found = chosen({"inference-image": "ghcr.io/huggingface/text-generation-inference:3"}, default_engine="vllm")
+    assert (found.engine, list(found.options.images)) == ("vllm", ["tgi"])
+    found = chosen({"inference-image": "registry.local/our-own:3"}, default_engine="vllm")
+    assert (found.engine, list(found.options.images)) == ("vllm", ["vllm"])
+
+
 def test_an_image_for_one_slice_stands_beside_the_one_for_all() -> None:
     found = chosen({"inference-image": "tgi:2"}, server_images=(("tgi/nebuly", "tgi:1"), ("vllm", "v:3")))
     assert found.options.images == {"tgi": {"nebuly": "tgi:1", "": "tgi:2"}, "vllm": {"": "v:3"}}

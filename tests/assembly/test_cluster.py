@@ -302,6 +302,34 @@ async def test_an_edit_of_the_config_counts_at_once_and_a_bad_one_is_refused_wit
         assert (await one.chat()).status_code == 200
 
 
+async def test_who_starts_with_a_bad_config_decides_nothing_until_it_is_put_right(site: Site) -> None:
+    def edit(**data: str) -> None:
+        site.cluster.edit(CONFIGMAPS, "dispatcher-config", NS, lambda item: item["data"].update(data))
+
+    edit(**{"gpu-resource-config": "no resource", "inference-image": "tgi:9"})
+    async with site.dispatcher() as one:
+        await until(lambda: site.cluster.all(EVENTS, NS))
+        asking = one.ask()
+        reply = await one.client.get("/readyz")
+        assert (reply.status_code, "no resource" in reply.text) == (503, True)
+        await asyncio.sleep(20.0)
+        assert not one.cluster.leads
+        assert not services(site)
+        edit(**{"gpu-resource-config": "nvidia.com/mig-2g.10gb"})
+        assert (await asking).status_code == 200
+        (service,) = site.cluster.all(SERVICES, NS)
+        container = service["spec"]["template"]["spec"]["containers"][0]
+        assert (container["image"], container["resources"]["limits"]) == ("tgi:9", {"nvidia.com/mig-2g.10gb": "1"})
+        assert (await one.client.get("/readyz")).status_code == 200
+
+
+async def test_without_a_config_the_settings_count(site: Site) -> None:
+    site.cluster.delete(CONFIGMAPS, "dispatcher-config", NS)
+    async with site.dispatcher() as one:
+        await one.leading()
+        assert (await one.client.get("/readyz")).status_code == 200
+
+
 async def test_a_launch_that_waits_is_of_the_model_as_the_config_has_it_now(site: Site) -> None:
     """It waits for the one large slice, and then needs a small one only."""
     heavy = CATALOGUE.replace("id: org/b, weights: 1GiB", "id: org/b, weights: 6GiB")

@@ -110,6 +110,15 @@ async def test_pages_of_allowed_origins_may_read_the_reply_and_others_may_not(bu
         assert allowed.status_code == 200
         assert allowed.headers["access-control-allow-origin"] == "https://chat.example.org"
         assert allowed.headers["vary"].lower() == "origin"
+        assert "retry-after" in allowed.headers["access-control-expose-headers"]
+        asks = {
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "content-type,x-stainless-lang",
+        }
+        origin = {"origin": "https://chat.example.org"}
+        preflight = await house.client.request("OPTIONS", "/v1/chat/completions", headers=asks | origin)
+        assert preflight.status_code == 200
+        assert "x-stainless-lang" in preflight.headers["access-control-allow-headers"]
         for headers in ({**key, "origin": "https://evil.example"}, key):
             assert "access-control-allow-origin" not in (await house.chat(headers)).headers
 
@@ -159,13 +168,63 @@ async def test_of_two_requests_with_one_id_the_end_of_the_first_does_not_hide_th
     await house.until(lambda: "twice" in house.program.gateway.requests)
     earlier = house.program.gateway.requests["twice"]
     second = house.begin_chat(headers={"x-request-id": "twice"})
-    await house.until(lambda: house.program.gateway.requests["twice"] is not earlier)
-    later = house.program.gateway.requests["twice"]
+    requests = house.program.gateway.requests
+    await house.until(lambda: len(requests) == 2)
+    assert next(iter(requests.values())) is earlier, "the oldest are first"
+    number = earlier.visit.number
+    shown = await house.client.get("/api/requests/twice")
+    assert (shown.status_code, house.program.gateway.visit("twice", earlier.key)) == (200, number)
     first.cancel()
     await house.until(lambda: sum(house.counted.values()) == 1)
-    assert house.program.gateway.requests["twice"] is later
+    assert (await house.client.get("/api/requests/twice")).status_code == 200
+    assert house.program.gateway.visit("twice", earlier.key) == number + 1
     second.cancel()
     await house.at_rest()
+    assert not requests
+
+
+async def test_requests_of_others_with_the_same_id_do_not_hide_ones_own(build: Build) -> None:
+    async with build(keys={"ana": {}, "bob": {}}) as house:
+        house.launches_take(SLOW)
+        asking = [house.begin_chat(headers={"x-request-id": "r", **house.as_key(who)}) for who in ("bob", "ana", "bob")]
+        await house.until(lambda: len(house.program.gateway.requests) == 3)
+        numbers = {each.key.name: each.visit.number for each in reversed(house.program.gateway.requests.values())}
+        for each in house.program.gateway.requests.values():
+            assert house.program.gateway.visit("r", each.key) == numbers[each.key.name]
+        for chat in asking:
+            chat.cancel()
+        await house.at_rest()
+
+
+async def test_requests_with_one_id_all_end_with_their_time(build: Build) -> None:
+    async with build(request_timeout=2.0) as house:
+        assert (await house.chat()).status_code == 200
+        house.upstream.manner = "hang"
+        replies = await asyncio.gather(*(house.chat(headers={"x-request-id": "same"}) for _ in range(3)))
+        assert [reply.status_code for reply in replies] == [504] * 3
+
+
+async def test_a_method_that_an_inference_route_does_not_take_is_told_which_it_takes(house: House) -> None:
+    for method, path, takes in (("GET", "/v1/chat/completions", "POST"), ("PUT", "/", "GET, POST")):
+        reply = await house.client.request(method, path)
+        assert (reply.status_code, reply.headers["allow"]) == (405, takes)
+        assert takes in reply.text
+
+
+async def test_names_that_only_the_gateway_has_answered_for_get_no_label(house: House) -> None:
+    assert (await house.client.get("/models/made/up/info")).status_code == 200
+    assert (await house.chat()).status_code == 200
+    assert sorted(house.program.metrics.per_model()) == [("mine", "2xx", 1), ("other", "2xx", 1)]
+
+
+async def test_who_leaves_before_its_body_is_there_is_gone(house: House) -> None:
+    _reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+    writer.write(b'Content-Length: 50\r\n\r\n{"model": "mine"')
+    await house.until(lambda: house.program.server.inflight)
+    writer.close()
+    await house.until(lambda: house.counted)
+    assert house.counted == {("openai", "other", "gone"): 1}
 
 
 async def test_an_answer_is_counted_once_as_ok(house: House) -> None:

@@ -32,7 +32,7 @@ def keyfile(tmp_path: Path) -> Path:
     return tmp_path / "keys.jsonl"
 
 
-@pytest.mark.parametrize("name", ["localhost", "LocalHost", "127.0.0.1", "[::1]"])
+@pytest.mark.parametrize("name", ["localhost", "LocalHost", "127.0.0.1", "127.0.0.2", "[::1]"])
 @pytest.mark.parametrize("port", ["", ":8080"])
 def test_without_keys_the_machines_own_names_are_answered_with_and_without_a_port(
     guarded: Door, name: str, port: str
@@ -70,6 +70,18 @@ def test_without_keys_pages_of_this_machine_and_of_allowed_origins_may_call(guar
 def test_without_keys_pages_of_other_origins_may_not_call(guarded: Door, origin: str) -> None:
     with pytest.raises(Forbidden, match="other origins"):
         guarded.admit(head(host="localhost", origin=origin))
+
+
+@pytest.mark.parametrize("site", ["same-origin", "same-site", "none", ""])
+def test_without_keys_what_browsers_say_of_this_machines_own_pages_is_no_matter(guarded: Door, site: str) -> None:
+    assert guarded.admit(head(host="localhost", sec_fetch_site=site))
+
+
+def test_without_keys_no_page_of_another_site_can_point_here(guarded: Door) -> None:
+    """An image or a link sends no Origin."""
+    with pytest.raises(Forbidden, match="other origins"):
+        guarded.admit(head(host="localhost", sec_fetch_site="cross-site"))
+    assert guarded.admit(head(host="localhost", sec_fetch_site="cross-site", origin="https://chat.example.org"))
 
 
 def test_with_any_origin_allowed_every_page_may_call() -> None:

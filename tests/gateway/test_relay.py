@@ -322,6 +322,56 @@ class TestBreakingOff:
             assert len(reply.body) < len(body)
             assert home.words == ["upstream_incomplete"]
 
+    @pytest.mark.parametrize("reads", [1, 2])
+    async def test_json_that_is_empty_is_a_502_however_it_comes(self, reads: int) -> None:
+        head, end = JSON + b"Transfer-Encoding: chunked\r\n\r\n", b"0\r\n\r\n"
+
+        async def script(call: OriginCall) -> None:
+            await call.say(*((head, end) if reads == 2 else (head + end,)))
+
+        async with house(script) as (home, wire):
+            assert (await wire.ask(post())).status == 502
+            assert home.words == ["upstream_incomplete"]
+
+    async def test_a_reply_that_says_it_is_empty_is(self) -> None:
+        async with house(saying(JSON + b"Content-Length: 0\r\n\r\n")) as (home, wire):
+            reply = await wire.ask(post())
+            assert (reply.status, reply.body, home.words) == (200, b"", ["ok"])
+            assert home.relays[0].first_byte_at is None
+
+    async def test_a_stream_that_says_it_is_empty_is_no_stream(self) -> None:
+        async with house(saying(OK + b"Content-Type: text/event-stream\r\nContent-Length: 0\r\n\r\n")) as (home, wire):
+            reply = await wire.ask(STREAM)
+            assert "error" in events(reply)[-1]
+            assert home.words == ["upstream_incomplete"]
+
+    @pytest.mark.parametrize("body", [b'"text"', b"true", b"17", b" null"])
+    @pytest.mark.parametrize("counted", [True, False], ids=["counted", "chunked"])
+    async def test_json_need_be_no_object(self, body: bytes, counted: bool) -> None:
+        chunked = b"Transfer-Encoding: chunked\r\n\r\n" + chunk(body) + b"0\r\n\r\n"
+        async with house(
+            saying(JSON + (b"Content-Length: %d\r\n\r\n%b" % (len(body), body) if counted else chunked))
+        ) as (
+            home,
+            wire,
+        ):
+            assert (await wire.ask(post())).body == body
+            assert home.words == ["ok"]
+
+    async def test_json_of_some_kilobytes_without_a_length_is_read_through(self) -> None:
+        body = b'{"choices": [{"text": "' + b"a" * 10_000 + b'"}'
+        said = JSON + b"Transfer-Encoding: chunked\r\n\r\n" + chunk(body) + b"0\r\n\r\n"
+        async with house(saying(said)) as (home, wire):
+            assert (await wire.ask(post())).status == 502
+            assert home.words == ["upstream_incomplete"]
+
+    async def test_a_long_one_that_breaks_before_anything_was_passed_on_is_a_502(self) -> None:
+        said = JSON + b'Content-Length: 100000\r\n\r\n{"a": '
+        async with house(saying(said, close=True)) as (_, wire):
+            reply = await wire.ask(post())
+            assert (reply.status, reply.json["error"]["code"]) == (502, "upstream_truncated")
+            assert (await wire.ask(post())).status == 502  # the caller's connection lives on
+
     async def test_no_answer_and_garbage_are_502(self) -> None:
         async with house(saying(close=True)) as (home, wire):
             reply = await wire.ask(post())
@@ -495,7 +545,23 @@ class Loud:
             raise self.error
 
 
+class Quiet(Loud):
+    """Says nothing before the end."""
+
+    def feed(self, data: bytes) -> bytes:
+        self.at("feed")
+        return b""
+
+
 class TestTranslating:
+    async def test_a_long_reply_that_fails_before_anything_came_of_it_is_a_502(self) -> None:
+        body = b'"' + b"a" * 300_000 + b'"'
+        async with house(saying(JSON + b"Content-Length: %d\r\n\r\n" % len(body), body)) as (home, wire):
+            home.translator = lambda: Quiet("end")
+            assert (await wire.ask(post())).status == 502
+            home.translator = Quiet
+            assert (await wire.ask(post())).body == b"!"
+
     async def test_small_and_streamed_replies(self) -> None:
         async with house(saying(JSON + b"Content-Length: 5\r\n\r\n", b'"ab', b'c"')) as (home, wire):
             home.translator = Loud
@@ -549,3 +615,53 @@ async def test_connections_return_to_where_they_were() -> None:
         assert home.pool.statistics()["idle"] == home.pool.statistics()["connections"] <= 20
         assert home.server.inflight == 0
         assert home.words == ["ok"] * 61
+
+
+class TestGateways:
+    """Answers of the gateway between us and the server."""
+
+    HOP = b"HTTP/1.1 503 X\r\nContent-Type: text/plain\r\nContent-Length: 19\r\n\r\n"
+    WORDS = b"no healthy upstream"
+
+    @pytest.mark.parametrize("reads", [1, 2, 3])
+    async def test_they_are_known_however_they_come(self, reads: int) -> None:
+        pieces = {1: (self.HOP + self.WORDS,), 2: (self.HOP, self.WORDS), 3: (self.HOP, self.WORDS[:5], self.WORDS[5:])}
+        asked = 0
+
+        async def script(call: OriginCall) -> None:
+            nonlocal asked
+            asked += 1
+            for piece in pieces[reads]:
+                await call.say(piece)
+                await asyncio.sleep(0.02)
+
+        async with house(script) as (home, wire):
+            reply = await wire.ask(post())
+            assert (reply.status, asked, home.words) == (502, 2, ["upstream_unreachable"])
+
+    async def test_a_server_that_says_more_than_a_gateway_would_is_passed_on(self) -> None:
+        text = b"a long story " * 1_000
+        head = b"HTTP/1.1 503 X\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(text)
+
+        async def script(call: OriginCall) -> None:
+            await call.say(head, text[:3_000])
+            await asyncio.sleep(0.02)
+            await call.say(text[3_000:])
+
+        async with house(script) as (home, wire):
+            reply = await wire.ask(post())
+            assert (reply.status, reply.body, home.words) == (503, text, ["ok"])
+
+    async def test_an_error_of_the_server_in_two_reads_is_its_own(self) -> None:
+        body = b'{"error": "no"}'
+
+        async def script(call: OriginCall) -> None:
+            await call.say(
+                b"HTTP/1.1 503 X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+            )
+            await asyncio.sleep(0.02)
+            await call.say(body)
+
+        async with house(script) as (home, wire):
+            reply = await wire.ask(post())
+            assert (reply.status, reply.body, home.words) == (503, body, ["ok"])

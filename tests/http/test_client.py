@@ -170,9 +170,11 @@ class TestReuse:
             (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}", "POST"),
             (OK + b"more", "POST"),
             (OK + OK, "POST"),
+            (OK + OK[:20], "POST"),
+            (OK + b"H", "POST"),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", "HEAD"),
         ],
-        ids=["close", "http 1.0", "bytes behind", "a reply behind", "head"],
+        ids=["close", "http 1.0", "bytes behind", "a reply behind", "half a head behind", "a byte behind", "head"],
     )
     async def test_a_connection_is_not_reused_after_anything_odd(
         self, origin_of: Open, pool_of: Pools, said: bytes, method: str

@@ -29,6 +29,7 @@ ALL = [
     kinds.LIST,
     kinds.NETWORKS,
     kinds.SHARES,
+    kinds.TABLE,
 ]
 
 
@@ -45,12 +46,32 @@ def test_whatever_is_written_is_a_value_or_an_error_and_nothing_else(kind: kinds
 @given(raw=ANYTHING)
 def test_a_table_of_variables_has_their_names_in_order_and_shows_no_values(raw: object) -> None:
     try:
-        pairs = kinds.read_pairs(raw)
+        pairs = kinds.read_variables(raw)
     except (ValueError, TypeError):
         return
     assert list(pairs) == sorted(pairs)
     assert all(name.isidentifier() and name.isascii() for name, _ in pairs)
-    assert kinds.PAIRS.write((("NAME", "canary"),)) == "NAME"
+    assert kinds.VARIABLES.write((("NAME", "canary"),)) == "NAME"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "auto-scaler=scaling,example.org/team=a",
+        "tgi/mig=ghcr.io/tgi@sha256:0,vllm=v:1",
+        "4gb=12",
+        "mig=1000,nebuly=none",
+    ],
+)
+def test_names_in_a_table_need_not_be_those_of_variables(written: str) -> None:
+    pairs = kinds.TABLE.read(written)
+    assert kinds.TABLE.write(pairs) == written
+
+
+@pytest.mark.parametrize("written", ["a-b=c", "4gb=12", "=c", "tgi/mig=x"])
+def test_other_names_are_no_variables(written: str) -> None:
+    with pytest.raises(ValueError, match=r"^$"):
+        kinds.VARIABLES.read(written)
 
 
 @pytest.mark.parametrize(

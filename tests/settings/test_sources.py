@@ -217,7 +217,9 @@ def test_lists_tables_and_shares_are_read_from_the_file_and_from_variables(tmp_p
         'cpu_slices = ["2GiB", "4 x 1GiB:0.5"]\n'
         'server_env = {OMP_NUM_THREADS = 1, LANG = "C"}',
     )
-    settings = load(environ=HOME | {"SSIS_TRUSTED_PROXIES": "10.0.0.0/8, ::1"}, config=file).settings
+    written = {"SSIS_TRUSTED_PROXIES": "10.0.0.0/8, ::1", "SSIS_SERVER_LABELS": "auto-scaler=scaling"}
+    settings = load(environ=HOME | written, config=file).settings
+    assert settings.server_labels == (("auto-scaler", "scaling"),)
     assert settings.cors_origins == ("https://a.example", "https://b.example")
     assert settings.cpu_slices == (CpuShare(1, 2 * 2**30), CpuShare(4, 2**30, 0.5))
     assert settings.server_env == (("LANG", "C"), ("OMP_NUM_THREADS", "1"))

@@ -60,13 +60,14 @@ def choices(settings: Settings, edited: Mapping[str, str] | None, engines: Itera
             raise BadFile(f"dispatcher-config: there is no key `{key}`.{suggestion(key, KEYS)}")
     _check_namespace(data.get(_SERVICE_NAMESPACE), settings.namespace)
     image = _image(data.get(_INFERENCE_IMAGE), settings.inference_image)
-    engine = settings.default_engine or (images.engine_of(image) if image else "") or FALLBACK_ENGINE
+    named = images.engine_of(image) if image else ""
+    engine = settings.default_engine or named or FALLBACK_ENGINE
     if engine not in engines:
         raise BadFile(f"default_engine: there is no engine {engine!r}; there are {', '.join(sorted(engines))}")
     table = _images(settings.server_images)
     if image:
         # For every slice but those that have an image of their own: the original has one image for all.
-        table.setdefault(engine, {}).setdefault("", image)
+        table.setdefault(named or engine, {}).setdefault("", image)
     options = KnativeOptions(
         namespace=settings.namespace,
         resources=_resources(data.get(_GPU_RESOURCES), settings.gpu_resources),

@@ -84,6 +84,8 @@ class Cluster:
         self._settings = settings
         self._in_office = False
         self._changing = asyncio.Event()
+        self._chosen = False  # what the operator chooses has been read, at least once
+        self._refused = ""  # why it could not be
         self._tied = False
         self._complaint: dict[str, Any] | None = None
 
@@ -139,6 +141,8 @@ class Cluster:
         """Why no request should come here; None where they may."""
         if self._in_office or self.leader() is not None:
             return None
+        if self._refused:
+            return Problem(503, "no_leader", f"No dispatcher can lead: {self._refused}", 10.0)
         return Problem(503, "no_leader", "No dispatcher leads yet.", 1.0)
 
     def begin(self, port: int) -> None:
@@ -157,6 +161,7 @@ class Cluster:
         tasks = self._dispatcher.tasks
         tasks.start(self._lease.run(), "lease")
         tasks.start(config.run(), "dispatcher-config")
+        tasks.start(self._first_choices(config), "first dispatcher-config")
         tasks.start(self.store.run(), "learned facts")
         tasks.start(self._hold_office(), "office")
 
@@ -168,14 +173,16 @@ class Cluster:
     def _moved(self) -> None:
         self.tie()
         self._changing.set()
+        self._complain()
         if not self._lease.leading:
             self._following.moved()
 
     async def _hold_office(self) -> None:
-        """Take office when we lead, lay it down when we do not."""
+        """Take office when we lead, lay it down when we do not. Nobody does before it is known what the operator chooses:
+        without that, models would go to slices that are not for them."""
         while True:
             self._changing.clear()
-            if self._lease.leading and not self._in_office:
+            if self._lease.leading and self._chosen and not self._in_office:
                 await self._take_office()
             elif self._in_office and not self._lease.leading:
                 await self.abdicate()
@@ -216,12 +223,29 @@ class Cluster:
 
     # What the operator chooses
 
+    async def _first_choices(self, config: Mirror) -> None:
+        """There may be no ConfigMap at all: then the settings count."""
+        await config.synced.wait()
+        if not config.objects:
+            self._choose()
+
+    def _choose(self) -> None:
+        """What the operator chooses is known."""
+        self._refused = ""
+        if not self._chosen:
+            self._chosen = True
+            self._changing.set()
+
     def _config_changed(self, old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
-        """An edit of the ConfigMap. A bad one is refused, and the last good one stays."""
+        """An edit of the ConfigMap. A bad one is refused, and the last good one stays; where there was none, nobody leads."""
         try:
             chosen = choices(self._settings, (new or {}).get("data"), self.engines)
         except BadFile as error:
-            log("dispatcher-config refused: the choices from before stay in force", ERROR, reason=str(error))
+            if self._chosen:
+                log("dispatcher-config refused: the choices from before stay in force", ERROR, reason=str(error))
+            else:
+                log("dispatcher-config refused: nothing is decided until it is put right", ERROR, reason=str(error))
+                self._refused = str(error)
             self._complaint = None if new is None else _event(new, str(error))
             self._complain()
             return
@@ -234,11 +258,12 @@ class Cluster:
         self._dispatcher.forget(changed, "operator: dispatcher-config")
         if chosen != before:
             log("dispatcher-config read", engine=chosen.engine, changed=changed)
+        self._choose()
 
     def _complain(self) -> None:
         """Say what is wrong with the ConfigMap where `kubectl describe` shows it. Only the leader does."""
         complaint = self._complaint
-        if complaint is not None and self._in_office:
+        if complaint is not None and self._lease.leading:
             self._complaint = None
             self._dispatcher.tasks.start(self._write_event(complaint), "complain")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 
 from ssis_dispatcher import __version__
 from ssis_dispatcher.core.messages import Model
@@ -31,6 +32,9 @@ from ssis_dispatcher.telemetry.metrics import Metrics
 
 _MOST_WAYS = 1024
 """Request lines that are remembered."""
+
+_TWINS = 16
+"""Requests under way with the same id that can be told apart."""
 
 _TICK = 1.0
 """Seconds between two looks at the held requests: how late a heartbeat may be."""
@@ -62,7 +66,8 @@ class Parts:
 
 
 class Gateway:
-    """An `http.server.Application`. ``requests`` finds the inference request under an id that a caller may ask about."""
+    """An `http.server.Application`. ``requests`` are the inference requests under way, the oldest first, by their ids; where
+    another has the same, by a name of their own."""
 
     def __init__(self, parts: Parts) -> None:
         self.dispatcher = parts.dispatcher
@@ -131,6 +136,13 @@ class Gateway:
         """Who handles what is no inference request."""
         method, path = exchange.method, exchange.path
         need = self._parts.need_of(method, path)
+        if need is None and method != "OPTIONS" and self._takes_post(path):
+            methods = [
+                other for other in ("DELETE", "GET", "POST") if other == "POST" or self._parts.need_of(other, path)
+            ]
+            exchange.extra = ((b"allow", ", ".join(methods).encode()),)
+            message = f"{path} does not take {method}; it takes {', '.join(methods)}."
+            raise DispatchError.of(Problem(405, "method_not_allowed", message))
         if need is not None and need is not Need.PUBLIC:
             exchange.tag = key = self._door.admit(exchange)
             key.demand(need.value)
@@ -152,6 +164,7 @@ class Gateway:
         """Another replica leads from now on: give it a request that waits here. False where there is no other."""
         if self._following is None:
             return False
+        self.requests.pop(inference.name, None)
         again = Inference(self, inference.exchange, inference.admitted)
         self._following.handler(self._take_in(again), self.render)(inference.exchange)
         return True
@@ -161,8 +174,12 @@ class Gateway:
         origins = self._parts.cors_origins
         origin = exchange.header(b"origin") if origins else None
         if origin is not None and ("*" in origins or origin.decode("latin-1") in origins):
-            return ((b"access-control-allow-origin", origin), (b"vary", b"origin"))
+            readable = (b"access-control-expose-headers", b"retry-after, x-request-id")
+            return ((b"access-control-allow-origin", origin), readable, (b"vary", b"origin"))
         return ()
+
+    def _takes_post(self, path: str) -> bool:
+        return ("POST", path) in self._exact or self._below("POST", path) is not None
 
     def render(self, exchange: Exchange, problem: Problem) -> tuple[bytes, bytes]:
         """Body and content type of a refusal at the door, in the form of the route that was meant. An exchange whose head
@@ -181,18 +198,24 @@ class Gateway:
     def visit(self, id: str, key: Key) -> int | None:
         """The number under which the fleet knows the request with this id; None when it is not here (any more), or not for
         this key to see."""
-        inference = self.requests.get(id)
-        if inference is None or not key.may_see(inference.admitted.key.name):
-            return None
-        return inference.visit.number
+        for name in (id, *(_twin(id, number) for number in range(1, _TWINS))):
+            inference = self.requests.get(name)
+            if inference is not None and key.may_see(inference.admitted.key.name):
+                return inference.visit.number
+        return None
 
     def enter(self, inference: Inference, model: Model, size: int) -> None:
         """Ask the dispatcher for a seat."""
         id, key = inference.exchange.id, inference.admitted.key
-        self.requests[id] = inference
+        inference.name = name = id if id not in self.requests else self._name_of_twin(id)
+        self.requests[name] = inference
         if self._patience is not None and self._sweeper is None:
             self._sweeper = self._loop.call_later(min(_TICK, self._patience), self._sweep, self._patience)
         self.dispatcher.enter(inference, model, key.name, size, id, self._patience, key.fleet_limits)
+
+    def _name_of_twin(self, id: str) -> str:
+        """Another name for a request whose id one that is under way has already: callers choose ids."""
+        return next(name for number in count(1) if (name := _twin(id, number)) not in self.requests)
 
     def info(self, model: Model) -> bytes:
         """What is known of a model whose engine has no ``/info``. Nothing is started for it: of a model that does not run,
@@ -260,8 +283,7 @@ class Gateway:
             self._turned_away(exchange)
             return
         id, admitted, relay, model = exchange.id, inference.admitted, inference.relay, inference.model
-        if self.requests.get(id) is inference:
-            del self.requests[id]
+        self.requests.pop(inference.name, None)
         now = self.time()
         began, seated, first = exchange.started, inference.seated_at, None if relay is None else relay.first_byte_at
         row = Finished(
@@ -278,7 +300,7 @@ class Gateway:
             None if seated is None else _micro(seated - began),
             None if first is None else _micro(first - began),
             inference.server,
-            inference.outcome,
+            "gone" if exchange.gone and not exchange.status else inference.outcome,
         )
         self.metrics.finished(row)
         if self._access is not None:
@@ -315,6 +337,10 @@ class Gateway:
 def _micro(seconds: float) -> float:
     """To the microsecond, so that no log line says 0.10000000000002274."""
     return int(seconds * 1e6 + 0.5) / 1e6
+
+
+def _twin(id: str, number: int) -> str:
+    return f"{id}#{number}"  # which no id has in it
 
 
 def _with_key(app: App) -> App:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from ssis_dispatcher.errors import CallerError, Forbidden
 from ssis_dispatcher.gateway.keys import Callers, Keyless
 from ssis_dispatcher.gateway.limits import Key
 from ssis_dispatcher.http.server import Exchange
 
-_LOOPBACK = frozenset((b"localhost", b"127.0.0.1", b"[::1]"))
+_LOOPBACK = re.compile(rb"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]")
+
+
+_FOREIGN = "Without API keys this dispatcher refuses calls from web pages of other origins."
 
 
 class NotJson(CallerError):
@@ -21,9 +26,10 @@ class Door:
     """Keys, or none.
 
     A listener bound to loopback needs no keys, but any web page that its user opens can reach it too. So without keys it
-    answers only to its own names (no DNS name that somebody points at 127.0.0.1), to no other origin's scripts, and to
-    POSTs only as JSON, which a page cannot send elsewhere without asking first. ``open`` is the operator's word
-    (``--insecure``) that anybody may call, by whatever name.
+    answers only to its own names (no DNS name that somebody points at 127.0.0.1), to no other origin's scripts, to nothing
+    that a page of another site merely points at (an image, a link: browsers say so), and to POSTs only as JSON, which a
+    page cannot send elsewhere without asking first. ``open`` is the operator's word (``--insecure``) that anybody may call,
+    by whatever name.
     """
 
     def __init__(self, callers: Callers, *, open: bool = False, origins: tuple[str, ...] = ()) -> None:
@@ -42,20 +48,25 @@ class Door:
         self._callers.refresh(now)
 
     def _guard(self, exchange: Exchange) -> None:
-        if _name(exchange.header(b"host") or b"") not in _LOOPBACK:
+        if not _LOOPBACK.fullmatch(_name(exchange.header(b"host") or b"")):
             raise Forbidden(
-                "Without API keys this dispatcher answers only to localhost. Make a key with 'ssis keys create'."
+                "Without API keys this dispatcher answers only to localhost and loopback addresses. For other names it needs "
+                "keys: 'ssis keys create', and the setting require_keys."
             )
         origin = exchange.header(b"origin")
         if origin is not None and not self._may_call(origin):
-            raise Forbidden("Without API keys this dispatcher refuses calls from web pages of other origins.")
+            raise Forbidden(_FOREIGN)
+        if origin is None and exchange.header(b"sec-fetch-site") == b"cross-site":
+            raise Forbidden(_FOREIGN)
         if exchange.method == "POST":
             kind = exchange.header(b"content-type") or b""
             if kind.partition(b";")[0].strip().lower() != b"application/json":
                 raise NotJson("Send the body as JSON, with the header 'Content-Type: application/json'.")
 
     def _may_call(self, origin: bytes) -> bool:
-        return not self._origins.isdisjoint((origin, b"*")) or _name(origin.partition(b"://")[2]) in _LOOPBACK
+        return not self._origins.isdisjoint((origin, b"*")) or bool(
+            _LOOPBACK.fullmatch(_name(origin.partition(b"://")[2]))
+        )
 
 
 def _name(host: bytes) -> bytes:

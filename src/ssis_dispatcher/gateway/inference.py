@@ -42,6 +42,7 @@ class Inference:
         "gateway",
         "held",
         "model",
+        "name",
         "outcome",
         "relay",
         "seated_at",
@@ -61,7 +62,7 @@ class Inference:
         self.model: Model | None = None
         self.relay: Relay | None = None
         self.seated_at: float | None = None
-        self.server = ""
+        self.server = self.name = ""
         self.outcome = "refused"
         self.held = self.streams = self._counted = False
 

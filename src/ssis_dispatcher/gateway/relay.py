@@ -5,9 +5,10 @@ they differ, the `Upstream`'s translator rewrites them. Either side may be slowe
 through to the other.
 
 A reply is believed to be complete only when it is. Engines and gateways on the way truncate with a clean end, so the last
-4 KiB of a successful reply are shown to the dialect, and one that it does not find complete gets an error instead of an
-end: the status 502 where nothing was sent yet, else an error event (streams) and an aborted connection. For that, a reply
-that is no stream is held until it is whole, up to 64 KiB; and of a longer one the last piece is.
+4 KiB of a successful reply (all of a short one that does not say its length) are shown to the dialect, and one that it does
+not find complete gets an error instead of an end: the status 502 where nothing was sent yet, else an error event (streams)
+and an aborted connection. For that, a reply that is no stream is held until it is whole, up to 64 KiB; and of a longer one
+the last piece is.
 """
 
 from __future__ import annotations
@@ -92,6 +93,10 @@ class Relay(msgspec.Struct, eq=False):
     """What the caller gets is an event stream."""
     _held: list[bytes] | None = None
     """The reply so far, while it is held."""
+    _holds: int = 0
+    """Bytes in it."""
+    _doubtful: tuple[int, Lines, int | None] | None = None
+    """The head of an error that may be the gateway's."""
     _holds_last: bool = False
     _last: bytes = b""
     _recent: list[bytes] = []
@@ -143,8 +148,10 @@ class Relay(msgspec.Struct, eq=False):
         back = headers.note
         if not isinstance(back, _Back):
             headers.note = back = _Back(headers)
-        if self._by_gateway and status >= 400 and self._was_a_hop(status, back.content_type, body):
-            return
+        if self._by_gateway:
+            if self._was_a_hop(status, back.content_type, body):
+                return
+            self._by_gateway = False
         if self._begun or self._translator is not None or back.events:
             self.on_head(status, headers, length)
             self.on_body(body)
@@ -153,12 +160,9 @@ class Relay(msgspec.Struct, eq=False):
         self._call = None
         self.status = status
         self.received = len(body)
-        self.first_byte_at = self._clock()
-        if (
-            status < 300
-            and body
-            and not self.dialect.complete(body[-_TAIL:], False, back.content_type, length is not None)
-        ):
+        if body:
+            self.first_byte_at = self._clock()
+        if status < 300 and not self._whole(body, length, back.content_type):
             self._give_up(_broke_off())
         else:
             self._conclude(_OK)
@@ -178,7 +182,11 @@ class Relay(msgspec.Struct, eq=False):
             self._give_up(error)
         return True
 
-    def on_head(self, status: int, headers: list[Header], length: int | None) -> None:
+    def on_head(self, status: int, headers: Lines, length: int | None) -> None:
+        if self._by_gateway and status >= 400:
+            self._doubtful = (status, headers, length)  # who has answered is seen when all of it is there
+            self._held = []
+            return
         content_type = b""
         back = []
         for header in headers:
@@ -220,6 +228,9 @@ class Relay(msgspec.Struct, eq=False):
         self.exchange.start(self.status, self._headers, length)
 
     def on_body(self, data: bytes) -> None:
+        if self._doubtful is not None:
+            self._doubt(data, *self._doubtful)
+            return
         if self.first_byte_at is None:
             self.first_byte_at = self._clock()
         self.received += len(data)
@@ -233,8 +244,20 @@ class Relay(msgspec.Struct, eq=False):
             self._pass(data)
         else:
             self._held.append(data)
-            if self.received > _HELD:
+            self._holds += len(data)
+            if self._holds > _HELD:
                 self._let_go_of(self._held)
+
+    def _doubt(self, data: bytes, status: int, headers: Lines, length: int | None) -> None:
+        """More of an error that may be the gateway's. No gateway says that much."""
+        held = self._held
+        assert held is not None
+        held.append(data)
+        self._holds += len(data)
+        if self._holds > _TAIL:
+            self._doubtful, self._by_gateway, self._held, self._holds = None, False, None, 0
+            self.on_head(status, headers, length)
+            self.on_body(b"".join(held))
 
     def _let_go_of(self, held: list[bytes]) -> None:
         """The reply is too long to be held."""
@@ -259,6 +282,11 @@ class Relay(msgspec.Struct, eq=False):
         self.exchange.write(data)
 
     def on_end(self) -> None:
+        if self._doubtful is not None:
+            (status, headers, length), body = self._doubtful, b"".join(self._held or ())
+            self._doubtful, self._held, self._holds = None, None, 0
+            self.on_reply(status, headers, length, body)
+            return
         self._call = None
         try:
             whole = _joined(self._recent if self._held is None else self._held)
@@ -283,15 +311,26 @@ class Relay(msgspec.Struct, eq=False):
         rest = b"" if self._translator is None else self._translator.end()
         if self._held is not None and self._begun:
             raise _not_a_stream(self.status, known + rest)
-        if self._translator is None and not self._complete(known[-_TAIL:]):
+        if self._translator is None and not self._complete(known):
             raise _broke_off()
         return rest
 
-    def _complete(self, tail: bytes) -> bool:
-        """Whether the dialect finds a reply that ends like this complete. Errors, and replies without a body, are."""
-        if self.status >= 300 or self._length == 0 or self.exchange.method == "HEAD":
+    def _complete(self, known: bytes) -> bool:
+        """Whether the dialect finds a reply that ends like this complete. Errors, and replies to HEAD, are."""
+        if self.status >= 300 or self.exchange.method == "HEAD":
             return True
-        return self.dialect.complete(tail, self._events, self._content_type, self._length is not None)
+        if self._held is not None:
+            return self._whole(known, self._length, self._content_type)
+        return self.dialect.complete(known[-_TAIL:], self._events, self._content_type, whole=False)
+
+    def _whole(self, body: bytes, length: int | None, content_type: bytes) -> bool:
+        """The same of a body that is no stream, and that is here from its beginning. One that said its ``length`` was counted
+        by HTTP: then its end tells enough."""
+        if length == 0:
+            return True
+        if length is None or body[:1] not in (b"{", b"["):
+            return self.dialect.complete(body, False, content_type)
+        return self.dialect.complete(body[-_TAIL:], False, content_type, whole=False)
 
     def on_failed(self, error: UpstreamError) -> None:
         self._call = None
@@ -311,7 +350,7 @@ class Relay(msgspec.Struct, eq=False):
         problem = error.problem
         exchange = self.exchange
         self._conclude(Outcome(problem.code, error))
-        if not self._begun:
+        if not self._begun or (not self._events and exchange.take_back()):
             body, content_type = self.dialect.error(problem)
             exchange.reply(problem.status, body, content_type, retry_headers(problem))
             return

@@ -201,6 +201,14 @@ class Exchange:
         else:
             self.connection.write(head)
 
+    def take_back(self) -> bool:
+        """Undo a `start` of which nothing has been sent yet; whether that could be done."""
+        unsent = bool(self._head) and not (self.gone or self.ended)
+        if unsent:
+            self._head = b""
+            self.status = 0
+        return unsent
+
     def _opening(self, status: int, lines: bytes, length: int | None) -> bytes:
         """The reply's head. Decides how the body's end is told (RFC 9112 §6.3) and whether the connection lives on."""
         if self.status:

@@ -198,7 +198,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once; the call under way fails."""
-        self._shut()
+        self._fail(UpstreamError("The dispatcher is shutting down.", code="shutting_down"))
 
     def _shut(self) -> None:
         self._pool.outbox.flush()
@@ -371,6 +371,10 @@ class UpstreamConnection(asyncio.Protocol):
             call.fail(error)
 
     # The parser's side
+
+    def on_message_begin(self) -> None:
+        if self._stage == _DONE:
+            raise _Surplus
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._stage >= _HEADED:  # a trailer

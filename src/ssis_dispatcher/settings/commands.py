@@ -80,7 +80,7 @@ def _command(raw: object) -> tuple[str, ...]:
 
 
 def _env(raw: object) -> tuple[tuple[str, str], ...]:
-    return tuple((name, _filled(value)) for name, value in kinds.read_pairs(raw))
+    return tuple((name, _filled(value)) for name, value in kinds.read_variables(raw))
 
 
 def _port(raw: object) -> int:

@@ -73,7 +73,8 @@ Seconds = Annotated[float, kinds.SECONDS]
 Bytes = Annotated[int, kinds.BYTES]
 Networks = Annotated[tuple[str, ...], kinds.NETWORKS]
 Shares = Annotated[tuple[CpuShare, ...], kinds.SHARES]
-Pairs = Annotated[tuple[tuple[str, str], ...], kinds.PAIRS]
+Variables = Annotated[kinds.Pairs, kinds.VARIABLES]
+Table = Annotated[kinds.Pairs, kinds.TABLE]
 Engines = Annotated[tuple[EngineCommand, ...], ENGINES]
 
 SECTIONS = {
@@ -193,7 +194,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int | None, Setting("platform", "Threads of one server; none: as many as its slice has cores.", 1, 1024)
     ] = None
     server_env: Annotated[
-        Pairs, Setting("platform", "Environment of every server, besides what its engine sets.", secret=True)
+        Variables, Setting("platform", "Environment of every server, besides what its engine sets.", secret=True)
     ] = ()
 
     namespace: Annotated[str, Setting("knative", "Namespace of the servers, and of what the dispatcher keeps.")] = (
@@ -221,24 +222,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = None
     server_images: Annotated[
-        Pairs,
+        Table,
         Setting(
             "knative",
             "Images by engine, or by engine and slice (`mig`, `mps`, `nebuly`, `gpu`, `cpu`): `vllm=…`, `tgi/mig=…`.",
         ),
     ] = ()
     server_uids: Annotated[
-        Pairs, Setting("knative", "User ids of servers by slice; a slice that is not named has its image's user.")
+        Table, Setting("knative", "User ids of servers by slice; a slice that is not named has its image's user.")
     ] = (("nebuly", "1000"),)
     server_labels: Annotated[
-        Pairs, Setting("knative", "Labels of all servers; `auto-scaler=scaling` keeps SSIS's autoscaler off them.")
+        Table, Setting("knative", "Labels of all servers; `auto-scaler=scaling` keeps SSIS's autoscaler off them.")
     ] = ()
     gpu_resources: Annotated[
         tuple[str, ...],
         Setting("knative", "Resource names that may be used as slices; empty: every one that nodes have."),
     ] = ()
     mps_threads: Annotated[
-        Pairs, Setting("knative", "Share of a GPU's threads for slices of Nebuly's MPS plugin, in percent: `4gb=12`.")
+        Table, Setting("knative", "Share of a GPU's threads for slices of Nebuly's MPS plugin, in percent: `4gb=12`.")
     ] = ()
     mps_host_ipc: Annotated[
         bool, Setting("knative", "Give servers on such slices the host's IPC, without which MPS does not work.")

@@ -2,7 +2,7 @@
 
 A kind reads strings (flags, environment) and TOML values alike, and raises `ValueError`, `TypeError` or `OverflowError`
 for anything else; what it expected instead is said by ``expects``. ``read(write(value)) == value`` for every value but
-tables, of which `write` has only the names: their values may be secrets.
+variables, of which `write` has only the names: their values may be secrets.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class Kind:
     expects: str
     read: Callable[[object], object]
     write: Callable[[Any], str] = str
+
+
+Pairs = tuple[tuple[str, str], ...]
 
 
 class CpuShare(msgspec.Struct, frozen=True):
@@ -178,15 +181,31 @@ def _network(text: str) -> str:
     return str(ipaddress.ip_network(text, strict=False))
 
 
-def read_pairs(raw: object) -> tuple[tuple[str, str], ...]:
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_KEY = re.compile(r"[!-+\--<>-~]+")
+"""Visible, without comma and equals sign: labels, resources, ``engine/slice``."""
+
+
+def read_variables(raw: object) -> Pairs:
     """A table, or ``NAME=value`` with commas between, as pairs in the order of their names, which are those of
     environment variables. Raises `ValueError`, `TypeError`."""
+    return _pairs(raw, _VARIABLE)
+
+
+def _read_table(raw: object) -> Pairs:
+    pairs = _pairs(raw, _KEY)
+    if any("," in value for _, value in pairs):
+        raise ValueError
+    return pairs
+
+
+def _pairs(raw: object, names: re.Pattern[str]) -> Pairs:
     if not isinstance(raw, Mapping):
         pairs = [part.partition("=") for part in _parts(raw)]
         if not all(sign for _, sign, _ in pairs):
             raise ValueError
         raw = {name.strip(): value.strip() for name, _, value in pairs}
-    if not all(isinstance(name, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) for name in raw):
+    if not all(isinstance(name, str) and names.fullmatch(name) for name in raw):
         raise ValueError
     return tuple(sorted((name, str(value) if type(value) is int else _text(value)) for name, value in raw.items()))
 
@@ -205,11 +224,17 @@ URL = Kind("address", "an address such as https://example.org", _url)
 SECONDS = Kind("duration", "a duration such as 90, 1.5s, 2m30s or 1h", read_seconds, write_seconds)
 BYTES = Kind("size", "a size such as 65536, 512KiB, 4MiB or 1.5GB", read_bytes, write_bytes)
 LIST = Kind("list", "a list of texts, or texts with commas between them", read_list, ",".join)
-PAIRS = Kind(
-    "table",
+VARIABLES = Kind(
+    "variables",
     "a table of texts, or NAME=value with commas between",
-    read_pairs,
+    read_variables,
     lambda pairs: ",".join(name for name, _ in pairs),
+)
+TABLE = Kind(
+    "table",
+    "a table of texts, or name=value with commas between",
+    _read_table,
+    lambda pairs: ",".join(f"{name}={value}" for name, value in pairs),
 )
 NETWORKS = Kind(
     "list of networks",

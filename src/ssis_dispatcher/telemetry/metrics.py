@@ -107,8 +107,8 @@ class Reading:
 class Metrics:
     """The counters of one process.
 
-    A model gets a label of its own when it first answers, as long as there are fewer than ``model_labels``; whatever
-    callers make up, and every model after that, is counted as ``other``. A label once given stays, because a counter
+    A model gets a label of its own when a server of it first answers, as long as there are fewer than ``model_labels``;
+    whatever callers make up, and every model after that, is counted as ``other``. A label once given stays, because a counter
     that went down would read as a restart.
     """
 
@@ -133,12 +133,12 @@ class Metrics:
 
     def _count(self) -> None:
         rows, self._uncounted = self._uncounted, []
-        kinds = Counter([(row.dialect, row.model, row.status, row.outcome) for row in rows])
-        for (dialect, model, status, outcome), count in kinds.items():
+        kinds = Counter([(row.dialect, row.model, row.status, row.outcome, row.server != "") for row in rows])
+        for (dialect, model, status, outcome, served), count in kinds.items():
             group = status // 100 if 100 <= status < 600 else 0
             key = (dialect, _CLASSES[group], outcome)
             self._requests[key] = self._requests.get(key, 0) + count
-            (self._models.get(model) or self._row(model, group))[group] += count
+            (self._models.get(model) or self._row(model, served and group == 2))[group] += count
         for dialect in {kind[0] for kind in kinds}:
             mine = [row for row in rows if row.dialect == dialect] if len(kinds) > 1 else rows
             timings = self._timings.get(dialect)
@@ -189,8 +189,8 @@ class Metrics:
             if count
         ]
 
-    def _row(self, model: str, group: int) -> list[int]:
-        if group != 2 or len(self._models) > self._model_labels:
+    def _row(self, model: str, answered: bool) -> list[int]:
+        if not answered or len(self._models) > self._model_labels:
             return self._models[OTHER]
         row = self._models[model] = [0] * len(_CLASSES)
         return row

@@ -104,12 +104,12 @@ def test_every_dialect_judges_both_kinds_of_reply(dialect: Dialect) -> None:
     ],
 )
 def test_a_reply_is_whole_when_its_json_closes(tail: bytes, content_type: bytes, closed: bool) -> None:
-    assert json_closed(tail, content_type, counted=False) is closed
+    assert json_closed(tail, content_type, whole=True) is closed
 
 
-def test_a_reply_as_long_as_it_said_is_judged_by_its_last_byte() -> None:
-    assert json_closed(b'{"usage":{"total_tokens":3}', b"application/json", counted=True)
-    assert not json_closed(b'{"usage":{"total_tok', b"application/json", counted=True)
+def test_what_is_not_all_of_a_reply_is_judged_by_its_last_byte() -> None:
+    assert json_closed(b'{"usage":{"total_tokens":3}', b"application/json", whole=False)
+    assert not json_closed(b'{"usage":{"total_tok', b"application/json", whole=False)
 
 
 def test_a_heartbeat_is_a_comment_with_what_is_known() -> None:

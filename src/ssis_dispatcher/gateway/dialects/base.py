@@ -109,8 +109,8 @@ class Dialect(Protocol):
         """The same inside a stream that has already begun, as SSE bytes."""
 
     def complete(
-        self, tail: bytes, stream: bool, content_type: bytes = b"application/json", counted: bool = False
+        self, tail: bytes, stream: bool, content_type: bytes = b"application/json", whole: bool = True
     ) -> bool:
-        """Whether a reply whose last bytes (up to 4 KiB) are ``tail`` came to its proper end. ``content_type`` is that of
-        the reply: one that is neither JSON nor a stream cannot be judged, and counts as complete. ``counted``: it is as
-        long as it said, so that nobody on the way has cut it."""
+        """Whether a reply whose last bytes (4 KiB will do) are ``tail`` came to its proper end. ``content_type`` is that of
+        the reply: one that is neither JSON nor a stream cannot be judged, and counts as complete. ``whole``: this is all of
+        a reply of which nobody has said how long it is, so all of it is looked at."""

@@ -93,9 +93,9 @@ class OpenAI:
         return b"data: " + msgspec.json.encode(_error(problem)) + b"\n\n"
 
     def complete(
-        self, tail: bytes, stream: bool, content_type: bytes = b"application/json", counted: bool = False
+        self, tail: bytes, stream: bool, content_type: bytes = b"application/json", whole: bool = True
     ) -> bool:
-        return tail.endswith(_DONE) or stream_ended(tail) if stream else json_closed(tail, content_type, counted)
+        return tail.endswith(_DONE) or stream_ended(tail) if stream else json_closed(tail, content_type, whole)
 
 
 def _extended(wish: Wish, extra: _Extra, secret: str | None) -> Wish:

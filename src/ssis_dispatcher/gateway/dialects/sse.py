@@ -39,15 +39,16 @@ def heartbeat(phase: str, position: int | None, expected: float | None) -> bytes
     return text.encode() + b"\n\n"
 
 
-def json_closed(tail: bytes, content_type: bytes, counted: bool) -> bool:
-    """Whether a reply that is not a stream is whole: by all of it where it is short enough to be in ``tail`` and not
-    ``counted``, else as far as its last byte can tell. Only "too short" counts against it; what else may be odd about it is
-    between caller and engine."""
+def json_closed(tail: bytes, content_type: bytes, whole: bool) -> bool:
+    """Whether a reply that is not a stream came to its end: by all of it where ``tail`` is the ``whole`` of it, else as far
+    as its last byte can tell. Only "too short" counts against it; what else may be odd about it is between caller and
+    engine."""
     if b"json" not in content_type:
         return True
-    if len(tail) < TAIL and not counted:
+    if whole:
         try:
             _skim(tail)
+            return True
         except msgspec.DecodeError as error:
             if "truncated" in str(error):
                 return False

@@ -94,9 +94,9 @@ class SSIS:
         return tgi_error_event(problem)
 
     def complete(
-        self, tail: bytes, stream: bool, content_type: bytes = b"application/json", counted: bool = False
+        self, tail: bytes, stream: bool, content_type: bytes = b"application/json", whole: bool = True
     ) -> bool:
-        return stream_ended(tail) if stream else json_closed(tail, content_type, counted)
+        return stream_ended(tail) if stream else json_closed(tail, content_type, whole)
 
 
 def _wish(fields: _Body, headers: Headers) -> Wish:

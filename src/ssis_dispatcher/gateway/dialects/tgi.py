@@ -25,8 +25,10 @@ KNOWN = frozenset(
     {"", "generate", "generate_stream", "info", "health", "metrics", "ping", "tokenize", "detokenize", "chat_tokenize"}
     | {"invocations", "vertex", "completion", "infill", "apply-template", "embedding", "embeddings", "rerank", "props"}
     | {"slots", "load", "version", "pooling", "classify", "score", "encode", "ready", "model_info", "get_model_info"}
-    | {"completions", "chat/completions", "responses", "reranking", "health_generate", "v2/rerank"}
+    | {"completions", "chat/completions", "responses", "reranking", "health_generate", "v2/rerank", "models"}
     | {f"v1/{name}" for name in ("chat/completions", "completions", "embeddings", "responses", "models", "messages")}
+    | {f"v1/{name}" for name in ("health", "rerank", "score", "tokenize", "detokenize", "classify")}
+    | {f"v1/audio/{name}" for name in ("transcriptions", "translations")}
 )
 """Engine routes by which a bare model name is told from ``org/name``."""
 
@@ -87,9 +89,9 @@ class TGI:
         return tgi_error_event(problem)
 
     def complete(
-        self, tail: bytes, stream: bool, content_type: bytes = b"application/json", counted: bool = False
+        self, tail: bytes, stream: bool, content_type: bytes = b"application/json", whole: bool = True
     ) -> bool:
-        return stream_ended(tail) if stream else json_closed(tail, content_type, counted)
+        return stream_ended(tail) if stream else json_closed(tail, content_type, whole)
 
 
 def split(path: str) -> tuple[str, str]:
