@@ -1,4 +1,4 @@
-"""The one owner: feeds events to the fleet, carries out its commands, hands out seats. The only place that starts tasks.
+"""The one owner: feeds events to the fleet, carries out its commands, hands out seats. Its `Tasks` are kept and reported.
 
 Whoever wants a seat is a `Guest`: it is told once, by a plain call, that it has one or why not, and says `Visit.leave` when
 its reply has ended. On the warm path that call comes before `Dispatcher.enter` returns, so a warm request costs no task, no
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -28,6 +28,7 @@ from ssis_dispatcher.core.messages import (
     Model,
     ModelDescribed,
     ModelForgotten,
+    ModelPinned,
     ModelRejected,
     Refuse,
     Remember,
@@ -47,9 +48,10 @@ from ssis_dispatcher.errors import DispatchError, Problem
 from ssis_dispatcher.http import addresses
 from ssis_dispatcher.http.addresses import Address
 from ssis_dispatcher.launchers.base import Launcher, LaunchFailed
+from ssis_dispatcher.telemetry.logs import ERROR, WARNING
 
 Log = Callable[..., None]
-"""``log(event, **fields)``: one structured line."""
+"""``log(event, level, **fields)``: one structured line."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -116,7 +118,7 @@ class Tasks:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._log("task_failed", task=task.get_name(), error=repr(error))
+            self._log("task_failed", ERROR, task=task.get_name(), error=repr(error))
 
     async def close(self) -> None:
         """Cancel what runs and wait until it has ended."""
@@ -215,12 +217,14 @@ class Dispatcher:
         finally:
             guest.visit.leave()
 
-    def forget(self, models: Iterable[str], cause: str) -> None:
-        """What was known of these models (by their ids) is no longer true; their next launch asks anew."""
-        changed = set(models)
-        if changed:
-            for key in [key for key, state in self.fleet.book.models.items() if state.model.id in changed]:
-                self.post(ModelForgotten(cause, key))
+    def forget(self, models: Mapping[str, bool], cause: str) -> None:
+        """What was known of these models (by their ids) is no longer true: their next launch asks anew, and now they are
+        pinned, or are not."""
+        if models:
+            for state in [state for state in self.fleet.book.models.values() if state.model.id in models]:
+                self.post(ModelForgotten(cause, state.model.key))
+                if state.pinned != models[state.model.id]:
+                    self.post(ModelPinned(cause, state.model, not state.pinned))
 
     def outlook(self, number: int) -> views.RequestView | None:
         """Where the request of a visit stands."""
@@ -257,7 +261,9 @@ class Dispatcher:
             if event.server in self._stopping:
                 return
             self._endpoints.pop(event.server, None)
-            self._log("server_failed", server=event.server, kind=event.failure.kind, reason=event.failure.message)
+            self._log(
+                "server_failed", WARNING, server=event.server, kind=event.failure.kind, reason=event.failure.message
+            )
         elif isinstance(event, ServerAdopted):
             self._log("adopted", server=event.server, model=event.model.id, slice=event.slice, node=event.node)
             if event.address is not None:
@@ -298,7 +304,7 @@ class Dispatcher:
             message = f"Nothing was learned of {model.id} within {self._describe_within:.0f} s."
             self.post(ModelRejected(command.cause, model, Problem(503, "model_unknown", message, 10.0)))
         except Exception as error:
-            self._log("describe_failed", model=model.id, error=repr(error))
+            self._log("describe_failed", ERROR, model=model.id, error=repr(error))
             problem = Problem(
                 500, "internal_error", f"What {model.id} needs could not be found out: an internal error."
             )
@@ -330,7 +336,7 @@ class Dispatcher:
         except LaunchFailed as error:
             failure = error.failure
         except Exception as error:
-            self._log("launcher_broke", server=order.server, error=repr(error))
+            self._log("launcher_broke", ERROR, server=order.server, error=repr(error))
             failure = Failure(FailureKind.CRASHED, f"the launcher broke: {type(error).__name__}")
         self._launching.pop(order.server, None)
         if order.server in self._stopping:
@@ -360,7 +366,7 @@ class Dispatcher:
                 await self.launcher.stop(command.server, self._stop_grace)
                 break
             except Exception as error:
-                self._log("stop_failed", server=command.server, error=repr(error), again_in=pause)
+                self._log("stop_failed", ERROR, server=command.server, error=repr(error), again_in=pause)
                 await asyncio.sleep(pause)
                 pause = min(30.0, pause * 2)
         self._stopping.discard(command.server)
@@ -380,7 +386,7 @@ class Dispatcher:
             try:
                 await self.launcher.watch(self.report)
             except Exception as error:
-                self._log("watch_broke", launcher=self.launcher.name, error=repr(error), again_in=pause)
+                self._log("watch_broke", ERROR, launcher=self.launcher.name, error=repr(error), again_in=pause)
             pause = 0.5 if self._loop.time() - begun > 60 else min(30.0, pause * 2)
             await asyncio.sleep(pause)
 

@@ -70,7 +70,7 @@ def edit(catalogue: Path, text: str | None) -> None:
 
 
 async def test_the_catalogue_is_read_again_when_it_is_edited(knowledge: Knowledge, catalogue: Path) -> None:
-    assert knowledge.catalogue_changes() == []
+    assert knowledge.catalogue_changes() == {}
     assert knowledge.directory.identify("mine").id == "mine"
     with pytest.raises(DispatchError):
         knowledge.directory.identify("yours")
@@ -79,24 +79,24 @@ async def test_the_catalogue_is_read_again_when_it_is_edited(knowledge: Knowledg
     assert knowledge.directory.identify("yours").id == "yours"
     with pytest.raises(DispatchError):
         knowledge.directory.identify("mine")
-    assert knowledge.catalogue_changes() == []
+    assert knowledge.catalogue_changes() == {}
 
 
 async def test_a_bad_edit_of_the_catalogue_is_logged_once_and_changes_nothing(
     knowledge: Knowledge, catalogue: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     edit(catalogue, "models:\n  mine: {contxt: 4}\n")
-    assert knowledge.catalogue_changes() == []
-    assert knowledge.catalogue_changes() == []
+    assert knowledge.catalogue_changes() == {}
+    assert knowledge.catalogue_changes() == {}
     assert knowledge.directory.identify("mine").id == "mine"
     assert [record.message for record in caplog.records] == ["catalogue refused: the one from before stays in force"]
     edit(catalogue, f"models:\n  mine: {{path: {demo_path()}, context: 64}}\n")
-    assert knowledge.catalogue_changes() == ["mine"]
+    assert knowledge.catalogue_changes() == {"mine": False}
 
 
 async def test_a_catalogue_that_goes_away_changes_nothing(knowledge: Knowledge, catalogue: Path) -> None:
     edit(catalogue, None)
-    assert knowledge.catalogue_changes() == []
+    assert knowledge.catalogue_changes() == {}
     assert knowledge.directory.identify("mine").id == "mine"
 
 

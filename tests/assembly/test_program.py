@@ -135,6 +135,23 @@ async def test_an_edit_of_the_catalogue_lets_the_model_be_described_anew(program
     assert events == ["ModelForgotten"]
 
 
+async def test_a_pin_of_the_catalogue_comes_and_goes_with_its_line(program: Program) -> None:
+    program.start()
+    async with program.dispatcher.seat(program.identify(Wish("mine")), "ana", "r-1"):
+        pass
+    (state,) = program.dispatcher.fleet.book.models.values()
+    assert program.settings.catalogue is not None
+    assert program._looker is not None
+    program._looker.cancel()
+    for number, pinned in enumerate((True, False)):
+        line = f"models:\n  mine: {{path: {demo_path()}, context: {64 + number}, pinned: {str(pinned).lower()}}}\n"
+        program.settings.catalogue.unlink()
+        program.settings.catalogue.write_text(line)
+        program._look()
+        program._looker.cancel()
+        assert state.pinned is pinned
+
+
 async def test_while_it_leaves_it_is_not_ready_but_alive(program: Program) -> None:
     port = await program.server.listen("127.0.0.1", 0)
     program.start()

@@ -40,6 +40,7 @@ def test_limits_are_kept_and_listed_without_hashes(ssis: Ssis, file: Path) -> No
     assert bob["models"] == ["org/*", "demo"]
     assert (bob["role"], bob["kinds"]) == ("operate", ["mig"])
     assert (carol["in_flight"], carol["per_minute"], carol["slices"], carol["launches_per_minute"]) == (4, 60, 2, 3)
+    assert carol["role"] == "use", "what is usual is said, too"
     assert "hash" not in bob
     table = ssis("keys", "list").stdout
     assert "org/*, demo" in table

@@ -41,6 +41,7 @@ def test_the_settings_are_handed_over_and_the_exit_code_comes_back(ssis: Ssis, a
         (["--host", "0.0.0.0"], "those with a key of "),
         (["--host", "0.0.0.0", "--insecure"], "anybody, without a key (--insecure)"),
         (["--host", "localhost"], "programs of this machine"),
+        (["--host", "localhost", "--require-keys"], "those with a key of "),
         (["--host", "0.0.0.0"], "listens on all addresses, here as http://x"),
         (["--host", "192.0.2.1"], "listens on http://x"),
     ],

@@ -44,6 +44,17 @@ def test_the_file_is_for_its_owner_only(file: KeyFile) -> None:
     assert [path.name for path in file.path.parent.iterdir()] == ["keys.jsonl"]
 
 
+def test_a_file_that_is_there_keeps_its_owner_and_may_be_its_groups_to_read(file: KeyFile) -> None:
+    file.create("alice")
+    file.path.chmod(0o644)
+    if os.geteuid() == 0:
+        os.chown(file.path, 65_534, 65_534)
+    before = file.path.stat()
+    file.create("bob")
+    after = file.path.stat()
+    assert (after.st_uid, after.st_gid, after.st_mode & 0o777) == (before.st_uid, before.st_gid, 0o640)
+
+
 @pytest.mark.parametrize("spelling", ["Bearer {}", "bearer {}", "BEARER  {} "])
 def test_the_scheme_may_be_spelt_in_any_case(file: KeyFile, spelling: str) -> None:
     secret = file.create("alice")

@@ -553,7 +553,25 @@ class Quiet(Loud):
         return b""
 
 
+class Busy(Loud):
+    """Makes every reply one of a busy server."""
+
+    def head(self, status: int, content_type: bytes) -> tuple[int, bytes]:
+        return 503, b"application/problem+json"
+
+
 class TestTranslating:
+    async def test_a_busy_server_says_when_to_come_back(self) -> None:
+        async with house(
+            saying(b"HTTP/1.1 429 X\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+        ) as (
+            home,
+            wire,
+        ):
+            home.translator = Busy
+            reply = await wire.ask(post())
+            assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+
     async def test_a_long_reply_that_fails_before_anything_came_of_it_is_a_502(self) -> None:
         body = b'"' + b"a" * 300_000 + b'"'
         async with house(saying(JSON + b"Content-Length: %d\r\n\r\n" % len(body), body)) as (home, wire):

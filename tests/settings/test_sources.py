@@ -210,6 +210,13 @@ def test_paths_of_the_file_are_relative_to_it_and_others_are_not(tmp_path: Path)
     assert settings.cache_dir == Path("cache")
 
 
+def test_an_inventory_is_a_file_beside_the_settings_or_a_name(tmp_path: Path) -> None:
+    file = write(tmp_path, 'inventory = "mine.yaml"')
+    assert load(environ=HOME, config=file).settings.inventory == "mine.yaml"
+    (tmp_path / "mine.yaml").write_text("nodes: []")
+    assert load(environ=HOME, config=file).settings.inventory == str(tmp_path / "mine.yaml")
+
+
 def test_lists_tables_and_shares_are_read_from_the_file_and_from_variables(tmp_path: Path) -> None:
     file = write(
         tmp_path,

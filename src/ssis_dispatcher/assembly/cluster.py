@@ -257,7 +257,7 @@ class Cluster:
         changed = self._knowledge.take_choices(chosen.catalogue, chosen.engine)
         self._dispatcher.forget(changed, "operator: dispatcher-config")
         if chosen != before:
-            log("dispatcher-config read", engine=chosen.engine, changed=changed)
+            log("dispatcher-config read", engine=chosen.engine, changed=list(changed))
         self._choose()
 
     def _complain(self) -> None:

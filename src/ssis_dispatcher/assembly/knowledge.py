@@ -64,6 +64,9 @@ class Knowledge:
         self.lessons = Lessons(self._store)
         self.access = Access(hub)
         known = catalogue.load(settings.catalogue, self.served)
+        if settings.default_engine and settings.default_engine not in self.served:
+            there = ", ".join(sorted(self.served))
+            raise BadFile(f"default_engine: there is no engine {settings.default_engine!r} here; there are {there}")
         self.directory = Directory(
             known if local or settings.catalogue is not None else catalogue.Catalogue({}),
             self.served,
@@ -79,27 +82,31 @@ class Knowledge:
             running,
         )
 
-    def catalogue_changes(self) -> list[str]:
-        """Take in the catalogue's file where it was edited; the names that changed. A bad edit is logged, and the last good
-        one stays."""
+    def catalogue_changes(self) -> dict[str, bool]:
+        """Take in the catalogue's file where it was edited; the names that changed, and whether they are pinned now. A bad
+        edit is logged, and the last good one stays."""
         if self._catalogue is None or (stamp := _stamp(self._catalogue)) == self._seen:
-            return []
+            return {}
         self._seen = stamp
         try:
             changed = self.directory.change_catalogue(catalogue.load(self._catalogue, self.served))
         except BadFile as error:
             log("catalogue refused: the one from before stays in force", ERROR, reason=str(error))
-            return []
+            return {}
         log("catalogue reloaded", changed=changed)
-        return changed
+        return self._pins(changed)
 
-    def take_choices(self, chosen: catalogue.Catalogue | None, default_engine: str) -> list[str]:
+    def take_choices(self, chosen: catalogue.Catalogue | None, default_engine: str) -> dict[str, bool]:
         """Take in a catalogue that is no file (None: the file's) and the engine for models that name none; the names of
-        models that are others now."""
+        models that are others now, and whether they are pinned."""
         self.directory.change_default_engine(default_engine)
         if chosen is None:
             chosen = catalogue.load(self._catalogue, self.served) if self._catalogue else catalogue.Catalogue({})
-        return self.directory.change_catalogue(chosen)
+        return self._pins(self.directory.change_catalogue(chosen))
+
+    def _pins(self, changed: list[str]) -> dict[str, bool]:
+        entries = {id: self.directory.catalogue.get(id) for id in changed}
+        return {id: entry is not None and entry.pinned for id, entry in entries.items()}
 
     def close(self) -> None:
         self.directory.close()

@@ -245,8 +245,9 @@ def callers(settings: Settings) -> Callers:
         return Keyless()
     keyring = Keyring([settings.keys_file])
     if not len(keyring):
+        way = "unset require_keys" if settings.listens_on_loopback else "listen on 127.0.0.1"
         raise DispatchError(
             f"Keys are needed on {settings.host}, and there is none in {settings.keys_file}. Make one with "
-            "'ssis keys create NAME', listen on 127.0.0.1, or let anybody in with --insecure."
+            f"'ssis keys create NAME', {way}, or let anybody in with --insecure."
         )
     return keyring

@@ -106,7 +106,11 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except OSError as error:  # an SSLError is one, and none of them names a file
+        files = f"tls_cert {settings.tls_cert}, tls_key {settings.tls_key}"
+        raise DispatchError(f"The certificate cannot be used ({files}): {error.strerror or error}.") from error
     return context
 
 

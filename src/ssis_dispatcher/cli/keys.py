@@ -89,7 +89,10 @@ def list_keys(loaded: Loaded, output: str) -> None:
 
     with _file(loaded) as file:
         records = file.list()
-    data = [{name: value for name, value in msgspec.to_builtins(one).items() if name != "hash"} for one in records]
+    data = [
+        {name: value for name, value in msgspec.to_builtins(msgspec.structs.asdict(one)).items() if name != "hash"}
+        for one in records
+    ]
     headings = ["NAME", "ROLE", "MODELS", "KINDS", "AT ONCE", "PER MINUTE", "SLICES", "LAUNCHES", "EXPIRES"]
     rows = (
         (

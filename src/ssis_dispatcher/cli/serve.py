@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 from typing import TYPE_CHECKING
 
 import click
@@ -88,6 +89,8 @@ def _reason(error: OSError, settings: Settings) -> str:
     where = f"{settings.host}:{settings.port}"
     if error.errno == errno.EADDRINUSE:
         return f"{where} is taken by another program; choose another port with --port, or stop that program"
+    if isinstance(error, socket.gaierror):
+        return f"there is no host {settings.host}: {error.strerror}"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"this machine has no address {settings.host}; choose one of its own with --host"
     if error.errno == errno.EACCES and not error.filename and settings.port < 1024:

@@ -6,7 +6,7 @@ The dispatcher tells the fleet what happened (`handle(event, now)`) and carries 
 other way in, no clock and no randomness, so the same events at the same times always give the same commands, and a
 recorded history replays to the same state.
 
-A request that arrives meets these rules, in this order:
+A request that arrives meets these rules, in this order, but that (3) comes first where nobody waits for its model:
 
 (1) impossible (the model is known not to fit, or rests after a failure, or we are going away): refuse with the reason;
 (2) the waiting room is full: refuse with 503;

@@ -10,6 +10,7 @@ random bits made by us, so there is no dictionary to try it against, and the has
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -281,10 +282,15 @@ def _fingerprint(sources: Iterable[Path]) -> tuple[object, ...]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` in one step, mode 0600: a reader sees the old file or the new one."""
+    """Write ``content`` to ``path`` in one step: a reader sees the old file or the new one. Mode 0600; a file that is there
+    keeps its owner, and may be its group's to read, so that root may make keys for a service of another user."""
     descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                before = path.stat()
+                os.fchown(descriptor, before.st_uid, before.st_gid)
+                os.fchmod(descriptor, before.st_mode & 0o640)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

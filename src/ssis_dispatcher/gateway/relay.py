@@ -201,6 +201,8 @@ class Relay(msgspec.Struct, eq=False):
             except Exception as error:
                 self._give_up(error)
                 return
+            if status == 503 and all(name != b"retry-after" for name, _ in back):
+                back.append((b"retry-after", b"1"))  # a busy server's, which translators make of its own words for that
         back.append((b"content-type", content_type))
         self.status = status
         self._headers = back

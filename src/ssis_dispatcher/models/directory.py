@@ -276,7 +276,8 @@ class Directory:
         return chosen
 
     def _makes_embeddings(self, engine: str) -> bool:
-        return not self._engines[engine].engine.refusal("POST", "/v1/embeddings")
+        served = self._engines.get(engine)
+        return served is not None and not served.engine.refusal("POST", "/v1/embeddings")
 
     def _source(self, model: Model) -> Source:
         """Where ``model`` comes from, by the catalogue of now: a name that is gone from it is never looked for elsewhere."""

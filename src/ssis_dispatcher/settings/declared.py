@@ -134,7 +134,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Seconds, Setting("http", "Time for a request head to arrive; later is answered 408.", 0.1)
     ] = 10.0
     body_rate: Annotated[
-        Bytes, Setting("http", "Slowest pace of a request body, per second; slower is answered 408.")
+        Bytes,
+        Setting("http", "Slowest pace of a request body, per second, after its first 10 s; slower is answered 408."),
     ] = 1 * KIB
     idle_timeout: Annotated[
         Seconds, Setting("http", "How long a connection may be idle between two requests.", 0.1)
@@ -142,7 +143,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keepalive_requests: Annotated[int, Setting("http", "Most requests on one connection.", 1)] = 10_000
     max_connections: Annotated[int, Setting("http", "Most connections in all; more are answered 503.", 1)] = 20_000
     max_connections_per_address: Annotated[
-        int, Setting("http", "Most connections from one address that is no trusted proxy.", 1)
+        int, Setting("http", "Most connections from one address that is neither loopback nor a trusted proxy.", 1)
     ] = 10_000
     inflight_bytes: Annotated[
         Bytes, Setting("http", "Most request bodies held in memory, in all; more are answered 503.", 1 * MIB)
@@ -365,7 +366,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     servers_per_model: Annotated[int, Setting("servers", "Most servers of one model.", 1)] = 4
     retry_pause: Annotated[Seconds, Setting("servers", "First pause after a model failed to start; it doubles.")] = 1.0
     retry_pause_limit: Annotated[
-        Seconds, Setting("servers", "Longest pause between two starts of a failing model.")
+        Seconds,
+        Setting(
+            "servers",
+            "Longest pause between two starts of a failing model; after a mistake of the configuration it is at least 30 s, "
+            "where somebody takes its servers away at least a minute.",
+        ),
     ] = 300.0
 
     slices_per_caller: Annotated[int, Setting("caller", "Most slices that one caller's models hold at once.", 1)] = 64

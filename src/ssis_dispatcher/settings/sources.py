@@ -166,6 +166,8 @@ def _from_file(file: Path, problems: list[str]) -> _Layer:
         value = layer[name][0] if name in layer else None
         if isinstance(value, Path):
             layer[name] = file.parent / value, layer[name][1]
+        elif name == "inventory" and isinstance(value, str) and (file.parent / value).is_file():  # or it is a name
+            layer[name] = str(file.parent / value), layer[name][1]
     return layer
 
 

@@ -108,6 +108,13 @@ def test_on_loopback_no_keys_are_needed(settings: NewSettings, host: str) -> Non
     assert listening.keys(settings(host=host)).ok is True
 
 
+def test_on_loopback_they_are_where_that_is_set(settings: NewSettings) -> None:
+    check = listening.keys(settings(host="127.0.0.1", require_keys=True))
+
+    assert check.ok is False
+    assert check.detail.startswith("require_keys is set, and ")
+
+
 def test_beyond_loopback_there_must_be_a_key(settings: NewSettings) -> None:
     check = listening.keys(settings(host="0.0.0.0"))
 

@@ -66,7 +66,7 @@ def _is_ours(settings: Settings) -> bool:
 
 def keys(settings: Settings) -> Check:
     """Beyond loopback, callers need keys; how many there are, and whether any still count."""
-    if _is_loopback(settings.host):
+    if _is_loopback(settings.host) and not settings.require_keys:
         return Check("keys", True, f"{settings.host} is reached from this machine only: no keys are needed")
     make = "ssis keys create NAME"
     if settings.insecure:
@@ -84,7 +84,8 @@ def keys(settings: Settings) -> Check:
     if valid:
         return Check("keys", True, f"{len(valid)} of {len(records)} in {settings.keys_file} are valid")
     what = "holds none that is still valid" if records else "holds none"
-    return Check("keys", False, f"{settings.host} can be reached from elsewhere, and {settings.keys_file} {what}", make)
+    why = "require_keys is set" if settings.require_keys else f"{settings.host} can be reached from elsewhere"
+    return Check("keys", False, f"{why}, and {settings.keys_file} {what}", make)
 
 
 def _is_loopback(host: str) -> bool:

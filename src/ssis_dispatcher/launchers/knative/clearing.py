@@ -9,6 +9,7 @@ from typing import Any
 from ssis_dispatcher.kube.api import PODS, SECRETS, SERVICES, ApiError, Kube
 from ssis_dispatcher.launchers.knative import names
 from ssis_dispatcher.launchers.knative.servers import KnativeServer
+from ssis_dispatcher.telemetry.logs import WARNING
 
 Object = dict[str, Any]
 
@@ -57,7 +58,7 @@ class Clearing:
             try:
                 await self.remove(server, 0.0)
             except ApiError as error:
-                self._log("sweep_failed", server=server.name, error=str(error), again_in=pause)
+                self._log("sweep_failed", WARNING, server=server.name, error=str(error), again_in=pause)
             else:
                 self._freed()
                 return

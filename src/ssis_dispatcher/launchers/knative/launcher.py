@@ -2,9 +2,9 @@
 
 Theory of operation
 -------------------
-Four mirrors (our services; pods; nodes; quotas) are the only eyes. A change in a mirror wakes whoever waits for it. What the
-mirrors say of one server is judged in one place (`pods.judge`), for a start as for a running server, so a start and a crash
-cannot be told two stories.
+Four mirrors (our services; pods; nodes; quotas) are the eyes; what Knative allows is read once a minute. A change in a
+mirror wakes whoever waits for it. What the mirrors say of one server is judged in one place (`pods.judge`), for a start as
+for a running server, so a start and a crash cannot be told two stories.
 
 A server's name is that of its Knative Service, and the service carries in an annotation all that the fleet must know of it
 (`names.record`). So a launch whose reply was lost is found again instead of repeated, and a dispatcher that starts finds
@@ -60,6 +60,7 @@ from ssis_dispatcher.launchers.knative.features import CONFIGS, KNATIVE, Feature
 from ssis_dispatcher.launchers.knative.options import KnativeOptions, PodSource
 from ssis_dispatcher.launchers.knative.servers import KnativeServer
 from ssis_dispatcher.launchers.last_lines import LastLines
+from ssis_dispatcher.telemetry.logs import WARNING
 from ssis_dispatcher.telemetry.redact import redact
 
 Object = dict[str, Any]
@@ -311,7 +312,7 @@ class KnativeLauncher:
         found = names.read(service)
         if not isinstance(found, names.Adopted):
             if found is not None:
-                self._log("left_alone", server=found.name, why=found.why)
+                self._log("left_alone", WARNING, server=found.name, why=found.why)
             return
         server = KnativeServer(found.record.server, "launcher", found.slice, found.record.node, metadata["uid"])
         self._servers[server.name] = server
@@ -472,7 +473,7 @@ class KnativeLauncher:
         try:
             await self._kube.patch(SECRETS, secret, {"metadata": {"ownerReferences": [owner]}}, self.options.namespace)
         except ApiError as error:
-            self._log("secret_without_owner", server=metadata["name"], error=str(error))
+            self._log("secret_without_owner", WARNING, server=metadata["name"], error=str(error))
 
     async def _wait_ready(self, server: KnativeServer, order: Launch, report: Report) -> None:
         """Until it can answer. Raises `LaunchFailed` when it never will."""
@@ -502,7 +503,7 @@ class KnativeLauncher:
             async with asyncio.timeout(_SWEEP_WITHIN):
                 await self._clearing.remove(server, 0.0)
         except (TimeoutError, ApiError) as error:
-            self._log("left_behind", server=server.name, error=repr(error))
+            self._log("left_behind", WARNING, server=server.name, error=repr(error))
             if self._chores is not None:
                 self._chores.create_task(self._clearing.sweep(server))
         if self._servers.get(server.name) is server:
