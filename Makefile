@@ -42,12 +42,12 @@ dist: .venv/developing ## wheel and sdist into dist/
 
 # On Kubernetes, with whatever cluster kubectl's current context names: docs/kubernetes.md.
 CLUSTER_SETTINGS := KUBECTL KNATIVE_VERSION KNATIVE_MANIFESTS DOMAIN BUILDER BASE IMAGE IMAGE_LOAD PUSH NAMESPACE OVERLAY \
-	KEYS RESET_CONFIG VIA ALL FORCE CLUSTER_EXEC TEST_IMAGE
+	KEYS RESET_CONFIG VIA ALL FORCE KOURIER CLUSTER_EXEC TEST_IMAGE
 export $(CLUSTER_SETTINGS)
 forward: export PORT := $(PORT)
 forward: export ADDRESS := $(HOST)
 
-setup_knative: .venv/installed ## Knative and Kourier into the cluster (KNATIVE_VERSION=, KNATIVE_MANIFESTS=dir)
+setup_knative: .venv/installed ## Knative and Kourier into the cluster (KNATIVE_VERSION=, KNATIVE_MANIFESTS=dir, DOMAIN=, KOURIER=1)
 	@$(BIN)/python tools/kubernetes $@
 
 build: .venv/installed ## the container image (IMAGE=, BASE=, BUILDER=, IMAGE_LOAD=command, PUSH=1)

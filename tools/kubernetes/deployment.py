@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import tempfile
 from pathlib import Path
 
@@ -18,9 +19,23 @@ KEYS = "dispatcher-keys"
 KEY = "dispatcher-api-key"
 """One key in clear text, for `test/test.py` and `ssis`; nothing of the dispatcher reads it."""
 LEARNED = "dispatcher-learned"
+ENVIRONMENT = "dispatcher-env"
+"""Settings, in a ConfigMap and a Secret that docs/kubernetes.md tells the operator to make."""
+TOKEN = "hf-token"
+"""The operator's hub token for servers, as that page and SSIS_TOKEN_SECRET have it."""
 PODS = "app.kubernetes.io/name=ssis-dispatcher,app.kubernetes.io/component=dispatcher"
 KSVC = "services.serving.knative.dev"
 OURS = "ssis-dispatcher.io/deployed-by"
+IN_USE = (
+    "pods", "replicasets", "deployments", "statefulsets", "daemonsets", "jobs", "cronjobs", KSVC,
+    "configurations.serving.knative.dev", "routes.serving.knative.dev", "services", "ingresses.networking.k8s.io",
+    "persistentvolumeclaims", "configmaps", "secrets",
+)  # fmt: skip
+"""As long as one of these is there and is somebody else's, the namespace stays."""
+OWNERS = {
+    "apps", "batch", "serving.knative.dev", "networking.internal.knative.dev", "autoscaling.internal.knative.dev",
+}  # fmt: skip
+"""API groups of owners that are among `IN_USE`, or have an owner there themselves."""
 
 
 def namespace() -> str:
@@ -240,23 +255,29 @@ def clean(kubectl: Kubectl) -> None:
         ("secret", KEY),
         ("configmap", CONFIG),
         ("configmap", LEARNED),
+        ("configmap", ENVIRONMENT),
+        ("secret", ENVIRONMENT),
         ("lease.coordination.k8s.io", "ssis-dispatcher"),
     ]
+    # The name is not ours alone: a Secret that others' pods use is theirs, too.
+    if users := [named(one) for one in _others(kubectl, place) if _uses_secret(one, TOKEN)]:
+        say(f"  the Secret {TOKEN} stays, because {users[0]} uses it")
+    else:
+        names.append(("secret", TOKEN))
     kubectl.delete([found for kind, name in names if (found := kubectl.get(kind, name, place))])
     kubectl.delete([one for one in mine if one["kind"] == "ServiceAccount"])
     there = kubectl.get("namespace", place)
-    rest = [
-        one
-        for one in kubectl.list(f"pods,{KSVC},persistentvolumeclaims,configmaps,secrets", "-n", place)
-        if _is_others(one)
-    ]
-    if there and OURS in there["metadata"].get("annotations", {}) and not rest:
+    is_own = there is not None and OURS in there["metadata"].get("annotations", {})
+    rest = _others(kubectl, place) if is_own else []
+    if there and is_own and not rest:
         kubectl.delete([there], within=700)
         say(f"Everything is gone, {_count(servers)} and the namespace {place} included.")
     else:
+        some = ", ".join(named(one) for one in rest[:5])
+        why = f"others use it: {some}{' …' if len(rest) > 5 else ''}" if is_own else "make deploy did not make it"
         say(
-            f"Everything of the dispatcher is gone from {place}, {_count(servers)} included. The namespace stays: "
-            "it is not ours, or others use it."
+            f"Everything of the dispatcher is gone from {place}, {_count(servers)} included. The namespace stays, "
+            f"because {why}."
         )
     say("Next: make remove_knative, if nobody else needs it")
 
@@ -265,9 +286,21 @@ def _is_mine(one: Object) -> bool:
     return one["metadata"].get("labels", {}).get("app.kubernetes.io/name") == "ssis-dispatcher"
 
 
+def _others(kubectl: Kubectl, place: str) -> list[Object]:
+    """What is in the namespace and is somebody else's, once the dispatcher and its servers are gone."""
+    # Kind by kind: of several, kubectl lists none when the cluster lacks one, as it does without Knative.
+    return [one for kind in IN_USE for one in kubectl.list(kind, "-n", place) if _is_others(one)]
+
+
 def _is_others(one: Object) -> bool:
+    """What has an owner is judged by that: Kubernetes takes what is left of a Knative Service away after it."""
     meta = one["metadata"]
-    return not (meta.get("deletionTimestamp") or meta["name"] == "kube-root-ca.crt")
+    is_owned = any(owner["apiVersion"].partition("/")[0] in OWNERS for owner in meta.get("ownerReferences", ()))
+    return not (is_owned or meta.get("deletionTimestamp") or meta["name"] == "kube-root-ca.crt")
+
+
+def _uses_secret(one: Object, name: str) -> bool:
+    return f'"{name}"' in json.dumps(one.get("spec", {}))
 
 
 def _count(servers: list[Object]) -> str:

@@ -1,11 +1,12 @@
 """`make setup_knative` and `make remove_knative`: Knative Serving and Kourier, as much of it as is missing.
 
-What is installed carries a label, and only what carries it is removed. Nothing is installed beside, or over, what somebody
-else installed.
+What is installed carries a label, and only what carries it is removed. Nothing is installed over what somebody else
+installed, and a Knative of somebody else's is changed only where that is asked for: KOURIER=1, or DOMAIN= with FORCE=1.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 import urllib.error
@@ -23,12 +24,16 @@ VALUE = "setup_knative"
 DONE = "ssis-dispatcher.io/installed-version"
 """On the namespace knative-serving, when all of that version has been applied."""
 PATCHED = "ssis-dispatcher.io/patched-by"
-"""On a ConfigMap of somebody else's Knative, when a key of it was set here."""
+"""On a ConfigMap of somebody else's Knative, when keys of it were set here: ``setup_knative:one,another``."""
 
 SERVING, GATEWAY = "knative-serving", "kourier-system"
 CORE = ("serving-crds.yaml", "serving-core.yaml")
 INGRESS = "kourier.yaml"
 CLASS = "kourier.ingress.networking.knative.dev"
+ISTIO = "istio.ingress.networking.knative.dev"
+"""What Knative takes where config-network names no class."""
+INSIDE = "kourier-internal"
+"""Kourier's Service that the dispatcher calls."""
 
 MPS_FLAGS = (
     ("kubernetes.podspec-hostipc", (1, 16), "MPS slices of the Nebuly plugin (nvidia.com/gpu-4gb and the like)"),
@@ -104,6 +109,10 @@ class Cluster:
         self.controller = kubectl.get("deployment", "controller", SERVING)
         self.namespace = kubectl.get("namespace", SERVING)
         self.gateway = kubectl.get("deployment", "3scale-kourier-gateway", GATEWAY)
+        # Knative's operator, for one, puts Kourier elsewhere.
+        services = kubectl.list("services", "-A", f"--field-selector=metadata.name={INSIDE}") if self.is_foreign else []
+        self.elsewhere = [one["metadata"]["namespace"] for one in services if one["metadata"]["namespace"] != GATEWAY]
+        """Namespaces with a Kourier that somebody else's Knative uses."""
 
     @property
     def version(self) -> str:
@@ -114,6 +123,21 @@ class Cluster:
     @property
     def is_foreign(self) -> bool:
         return self.definition is not None and not is_ours(self.definition)
+
+    @property
+    def has_kourier(self) -> bool:
+        return self.gateway is not None or bool(self.elsewhere)
+
+    @property
+    def ingress(self) -> str:
+        """The class that config-network names as it is now; empty without one."""
+        data = (self.kubectl.get("configmap", "config-network", SERVING) or {}).get("data", {})
+        return str(data.get("ingress-class") or data.get("ingress.class", ""))
+
+    @property
+    def domains(self) -> set[str]:
+        """Those that config-domain names as it is now."""
+        return set((self.kubectl.get("configmap", "config-domain", SERVING) or {}).get("data", {})) - {"_example"}
 
     @property
     def finished(self) -> str:
@@ -135,15 +159,28 @@ def install(kubectl: Kubectl, objects: list[Object]) -> None:
 
 def set_key(kubectl: Kubectl, config_map: str, key: str, value: str) -> None:
     """Set a key of one of Knative's ConfigMaps; its webhook may not answer yet."""
-    mark = [] if is_ours(kubectl.get("configmap", config_map, SERVING)) else [PATCHED]
-    patch = yaml.safe_dump(
-        {"data": {key: value}} | ({"metadata": {"annotations": {PATCHED: f"{VALUE}:{key}"}}} if mark else {})
-    )
+    there = kubectl.get("configmap", config_map, SERVING)
+    patch: Object = {"data": {key: value}}
+    if not is_ours(there):
+        marks = ",".join(sorted({key, *patched(there or {"metadata": {}})}))
+        patch["metadata"] = {"annotations": {PATCHED: f"{VALUE}:{marks}"}}
     until(
         f"Knative to take {key}",
-        lambda: kubectl.run("patch", "configmap", config_map, "-n", SERVING, "--type=merge", "-p", patch),
+        lambda: kubectl.run(
+            "patch", "configmap", config_map, "-n", SERVING, "--type=merge", "-p", yaml.safe_dump(patch)
+        ),
         within=180,
     )
+    if "metadata" in patch:
+        say(
+            f"! changed: ConfigMap {SERVING}/{config_map} has {key}: {value or '(empty)'}; make remove_knative takes it away"
+        )
+
+
+def patched(config_map: Object) -> list[str]:
+    """The keys that were set here, of a ConfigMap that is not ours."""
+    who, _, keys = config_map["metadata"].get("annotations", {}).get(PATCHED, "").partition(":")
+    return keys.split(",") if who == VALUE else []
 
 
 def setup(kubectl: Kubectl) -> None:
@@ -152,7 +189,12 @@ def setup(kubectl: Kubectl) -> None:
     kubernetes = kubectl.server_version()
     here = Cluster(kubectl)
     if here.is_foreign:
-        say(f"Knative {here.version or '(version unknown)'} is here, installed by somebody else: it stays as it is.")
+        may = " and ".join(f"{name}=1" for name in ("KOURIER", "FORCE") if is_set(name))
+        say(
+            f"Knative {here.version or '(version unknown)'} is here, installed by somebody else: "
+            + (f"nothing is changed but what {may} asks for." if may else "it stays as it is.")
+        )
+        _check_foreign(here)
     else:
         version = _install_serving(kubectl, here, kubernetes, wanted, folder)
         if version != here.finished:
@@ -162,6 +204,65 @@ def setup(kubectl: Kubectl) -> None:
     wait(kubectl)
     _set_domain(kubectl, here)
     _report(kubectl, version)
+
+
+def _check_foreign(here: Cluster) -> None:
+    """Raises `Problem` with all that somebody else's Knative would have to be changed for, and nobody asked to."""
+    wanted = option("DOMAIN", "auto")
+    lacks = [] if is_set("KOURIER") else [_missing_layer(here)]
+    if wanted != "auto" and wanted not in here.domains and not is_set("FORCE"):
+        lacks.append(
+            f"its domains are {', '.join(sorted(here.domains)) or 'none'}, and {wanted} is not among them. Adding it may "
+            "change the addresses of everybody's Knative Services: of domains without a selector the first in the alphabet "
+            f"counts.\n{_or_by_hand('config-domain', wanted, '', f'DOMAIN={wanted} FORCE=1')}"
+        )
+    if any(lacks):
+        raise Problem(
+            "nothing was changed, because this Knative is not ours:\n" + "\n".join(f"- {one}" for one in lacks if one)
+        )
+
+
+def _missing_layer(here: Cluster) -> str:
+    """Why no request would reach a Knative Service here, and what helps; empty where there is a network layer."""
+    ingress = here.ingress
+    if ingress not in {"", CLASS} or (ingress == CLASS and here.has_kourier) or (not ingress and _has_istio(here)):
+        return ""
+    if ingress:
+        there = f"config-network names Kourier (ingress-class: {CLASS}), which is not in this cluster"
+    elif here.has_kourier:
+        there = (
+            f"Kourier is in {', '.join(here.elsewhere) or GATEWAY}, but config-network names no ingress-class. That means "
+            "Istio to Knative, whose net-istio-controller is not here"
+        )
+    else:
+        there = (
+            "config-network names no ingress-class, which means Istio to Knative, and neither its net-istio-controller nor "
+            "Kourier is here"
+        )
+    other = "  Or install another gateway, and tell the dispatcher: docs/kubernetes.md, “Another gateway”."
+    if here.has_kourier:
+        way = _or_by_hand("config-network", "ingress-class", CLASS, "KOURIER=1")
+    else:
+        sets = "" if ingress else ", and sets ingress-class in config-network"
+        way = (
+            f"    make setup_knative KOURIER=1\n"
+            f"  installs Kourier into {GATEWAY} and its controller into {SERVING}{sets}; make remove_knative takes it away."
+        )
+    return f"{there}: no Knative Service would become ready.\n{way}\n{other}"
+
+
+def _or_by_hand(config_map: str, key: str, value: str, words: str) -> str:
+    """The two commands that set a key."""
+    patch = json.dumps({"data": {key: value}})
+    return (
+        f"    make setup_knative {words}\n"
+        f"  sets it all the same, and make remove_knative takes it away; or, by hand,\n"
+        f"    kubectl -n {SERVING} patch configmap {config_map} --type merge -p '{patch}'"
+    )
+
+
+def _has_istio(here: Cluster) -> bool:
+    return here.kubectl.get("deployment", "net-istio-controller", SERVING) is not None
 
 
 def _install_serving(kubectl: Kubectl, here: Cluster, kubernetes: tuple[int, int], wanted: str, folder: str) -> str:
@@ -198,16 +299,24 @@ def _install_serving(kubectl: Kubectl, here: Cluster, kubernetes: tuple[int, int
 
 
 def _install_gateway(kubectl: Kubectl, here: Cluster, version: str, folder: str) -> None:
-    ingress = (kubectl.get("configmap", "config-network", SERVING) or {}).get("data", {}).get("ingress-class", "")
+    ingress = here.ingress
+    stays = here.is_foreign and not is_set("KOURIER")  # then `_check_foreign` has seen a network layer
+    if stays and not ingress:
+        ingress = ISTIO
     if ingress and ingress != CLASS:
         say(
             f"! Knative uses another gateway here ({ingress}), so Kourier is not installed. Tell the dispatcher its address "
             "within the cluster: docs/kubernetes.md, “Another gateway”."
         )
         return
-    if here.gateway is not None and not is_ours(here.gateway):
+    if here.gateway is None and here.elsewhere:
+        say(
+            f"! Kourier is here, installed by somebody else into {', '.join(here.elsewhere)}. Tell the dispatcher: "
+            f"SSIS_GATEWAY={INSIDE}.{here.elsewhere[0]}.svc.cluster.local:80; docs/kubernetes.md, “Another gateway”."
+        )
+    elif here.gateway is not None and not is_ours(here.gateway):
         say("Kourier is here, installed by somebody else: it stays as it is.")
-    elif here.gateway is not None and here.finished == version:
+    elif here.gateway is not None and (stays or here.finished == version):
         say("Kourier is installed already.")
     else:
         say("Installing Kourier …")
@@ -238,10 +347,9 @@ def _all_run(kubectl: Kubectl, namespace: str) -> bool:
 
 def _set_domain(kubectl: Kubectl, here: Cluster) -> None:
     """DOMAIN=, or what the gateway's outside address gives, on a Knative of our own that has none."""
-    wanted = option("DOMAIN", "auto")
-    domains = (kubectl.get("configmap", "config-domain", SERVING) or {}).get("data", {}).keys() - {"_example"}
+    wanted, domains = option("DOMAIN", "auto"), here.domains
     if wanted != "auto":
-        if wanted not in domains:
+        if wanted not in domains:  # on somebody else's, `_check_foreign` has seen FORCE=1
             set_key(kubectl, "config-domain", wanted, "")
     elif not domains and not here.is_foreign and (address := _outside(kubectl)):
         set_key(kubectl, "config-domain", f"{address}.sslip.io", "")
@@ -256,10 +364,10 @@ def _outside(kubectl: Kubectl) -> str:
 
 def _report(kubectl: Kubectl, version: str) -> None:
     say(f"Knative Serving {version} runs.")
-    if kubectl.get("service", "kourier-internal", GATEWAY):
+    if kubectl.get("service", INSIDE, GATEWAY):
         address = _outside(kubectl)
         say(
-            f"  gateway inside   http://kourier-internal.{GATEWAY}.svc.cluster.local\n"
+            f"  gateway inside   http://{INSIDE}.{GATEWAY}.svc.cluster.local\n"
             f"  gateway outside  {'http://' + address if address else 'none: the Service kourier has no external address'}"
         )
     flags = (kubectl.get("configmap", "config-features", SERVING) or {}).get("data", {})
@@ -301,9 +409,8 @@ def remove(kubectl: Kubectl) -> None:
         kubectl.delete(ours, within=300)
         gone += len(ours)
     for one in kubectl.list("configmaps", "-n", SERVING):
-        mark = one["metadata"].get("annotations", {}).get(PATCHED, "")
-        if mark.startswith(f"{VALUE}:"):
-            patch = {"data": {mark.removeprefix(f"{VALUE}:"): None}, "metadata": {"annotations": {PATCHED: None}}}
+        if keys := patched(one):
+            patch = {"data": dict.fromkeys(keys), "metadata": {"annotations": {PATCHED: None}}}
             kubectl.run(
                 "patch",
                 "configmap",
