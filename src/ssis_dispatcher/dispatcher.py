@@ -217,14 +217,14 @@ class Dispatcher:
         finally:
             guest.visit.leave()
 
-    def forget(self, models: Mapping[str, bool], cause: str) -> None:
-        """What was known of these models (by their ids) is no longer true: their next launch asks anew, and now they are
-        pinned, or are not."""
+    def forget(self, models: Mapping[str, bool | None], cause: str) -> None:
+        """What was known of these models (by their ids) is no longer true: their next launch asks anew. Their value says
+        whether they are pinned from now on; None leaves that as it is."""
         if models:
             for state in [state for state in self.fleet.book.models.values() if state.model.id in models]:
                 self.post(ModelForgotten(cause, state.model.key))
-                if state.pinned != models[state.model.id]:
-                    self.post(ModelPinned(cause, state.model, not state.pinned))
+                if (pinned := models[state.model.id]) is not None:
+                    self.post(ModelPinned(cause, state.model, pinned))
 
     def outlook(self, number: int) -> views.RequestView | None:
         """Where the request of a visit stands."""

@@ -91,7 +91,7 @@ async def test_a_bad_edit_of_the_catalogue_is_logged_once_and_changes_nothing(
     assert knowledge.directory.identify("mine").id == "mine"
     assert [record.message for record in caplog.records] == ["catalogue refused: the one from before stays in force"]
     edit(catalogue, f"models:\n  mine: {{path: {demo_path()}, context: 64}}\n")
-    assert knowledge.catalogue_changes() == {"mine": False}
+    assert knowledge.catalogue_changes() == {"mine": None}
 
 
 async def test_a_catalogue_that_goes_away_changes_nothing(knowledge: Knowledge, catalogue: Path) -> None:

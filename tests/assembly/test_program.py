@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from ssis_dispatcher.assembly.program import Program, callers, policy, same_fields, upstream_limits
+from ssis_dispatcher.core.messages import ModelPinned
 from ssis_dispatcher.core.policy import Policy
 from ssis_dispatcher.core.slices import Pool, cpu_slice
 from ssis_dispatcher.errors import DispatchError
@@ -150,6 +151,11 @@ async def test_a_pin_of_the_catalogue_comes_and_goes_with_its_line(program: Prog
         program._look()
         program._looker.cancel()
         assert state.pinned is pinned
+    program.dispatcher.post(ModelPinned("operator", state.model, True))
+    program.settings.catalogue.unlink()
+    program.settings.catalogue.write_text(f"models:\n  mine: {{path: {demo_path()}, context: 70}}\n")
+    program._look()
+    assert state.pinned, "an edit that says nothing of it leaves what the operator has pinned"
 
 
 async def test_while_it_leaves_it_is_not_ready_but_alive(program: Program) -> None:

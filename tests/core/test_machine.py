@@ -217,7 +217,8 @@ class World(RuleBasedStateMachine):
         known = self.fleet.book.servers.get(server or "")
         if server is not None:
             node = NODES[0] if known is None else known.bin.node
-            self.tell(ServerPlaced("launcher", server, node, SLICES[slice].name if slice != "mps" else "odd"))
+            name = "odd" if slice == "mps" and known is not None else SLICES[slice].name
+            self.tell(ServerPlaced("launcher", server, node, name))
 
     @rule(number=index, slice=st.sampled_from(["1g", "gpu"]), starting=st.booleans())
     def server_is_found(self, number: int, slice: str, starting: bool) -> None:

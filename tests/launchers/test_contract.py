@@ -97,7 +97,9 @@ async def knative_platform() -> AsyncIterator[Platform]:
 
         gateway = cluster.gateway_url.removeprefix("http://")
         options = KnativeOptions(cpu_shares=(CpuShare(512, 100),))
-        launcher = KnativeLauncher(kube, options, ENGINES, resolve, gateway=gateway, log=lambda event, **fields: None)
+        launcher = KnativeLauncher(
+            kube, options, ENGINES, resolve, gateway=gateway, log=lambda event, *level, **fields: None
+        )
         yield Platform(launcher, crash, pools=(Pool("local", cpu_slice(512, 0.05), 4),), outlives=True)
         await kube.close()
 

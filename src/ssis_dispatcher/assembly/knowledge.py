@@ -82,35 +82,42 @@ class Knowledge:
             running,
         )
 
-    def catalogue_changes(self) -> dict[str, bool]:
-        """Take in the catalogue's file where it was edited; the names that changed, and whether they are pinned now. A bad
-        edit is logged, and the last good one stays."""
+    def catalogue_changes(self) -> dict[str, bool | None]:
+        """Take in the catalogue's file where it was edited; the names that changed, and whether they are pinned now, where
+        that changed, too. A bad edit is logged, and the last good one stays."""
         if self._catalogue is None or (stamp := _stamp(self._catalogue)) == self._seen:
             return {}
         self._seen = stamp
         try:
-            changed = self.directory.change_catalogue(catalogue.load(self._catalogue, self.served))
+            changed = self._change(catalogue.load(self._catalogue, self.served))
         except BadFile as error:
             log("catalogue refused: the one from before stays in force", ERROR, reason=str(error))
             return {}
-        log("catalogue reloaded", changed=changed)
-        return self._pins(changed)
+        log("catalogue reloaded", changed=list(changed))
+        return changed
 
-    def take_choices(self, chosen: catalogue.Catalogue | None, default_engine: str) -> dict[str, bool]:
-        """Take in a catalogue that is no file (None: the file's) and the engine for models that name none; the names of
-        models that are others now, and whether they are pinned."""
+    def take_choices(self, chosen: catalogue.Catalogue | None, default_engine: str) -> dict[str, bool | None]:
+        """Take in a catalogue that is no file (None: the file's) and the engine for models that name none; tells as
+        `catalogue_changes` does."""
         self.directory.change_default_engine(default_engine)
         if chosen is None:
             chosen = catalogue.load(self._catalogue, self.served) if self._catalogue else catalogue.Catalogue({})
-        return self._pins(self.directory.change_catalogue(chosen))
+        return self._change(chosen)
 
-    def _pins(self, changed: list[str]) -> dict[str, bool]:
-        entries = {id: self.directory.catalogue.get(id) for id in changed}
-        return {id: entry is not None and entry.pinned for id, entry in entries.items()}
+    def _change(self, chosen: catalogue.Catalogue) -> dict[str, bool | None]:
+        before = self.directory.catalogue
+        changed = self.directory.change_catalogue(chosen)
+        pinned = {id: _pins(chosen, id) for id in changed}
+        return {id: now if now != _pins(before, id) else None for id, now in pinned.items()}
 
     def close(self) -> None:
         self.directory.close()
         self._store.close()
+
+
+def _pins(known: catalogue.Catalogue, id: str) -> bool:
+    entry = known.get(id)
+    return entry is not None and entry.pinned
 
 
 def _store(settings: Settings, lasting: bool) -> LearnedStore:

@@ -31,7 +31,7 @@ _COMMANDS = {
     },
     "Look": {
         "servers": ("look", "List the running inference servers."),
-        "slices": ("look", "List the slices, who holds them and what is free."),
+        "slices": ("look", "List the slices: how many, how many are held, what is free."),
         "queue": ("look", "List who is waiting, for what, and for how long."),
         "logs": ("logs", "Print what a server printed last."),
     },

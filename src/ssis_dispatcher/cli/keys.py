@@ -62,10 +62,16 @@ def _moment(ctx: click.Context, parameter: click.Parameter, value: str | None) -
 @keys.command()
 @click.argument("name")
 @click.option(
-    "--role", type=click.Choice(["use", "operate", "admin"]), default="use", show_default=True, help="Rights."
+    "--role",
+    type=click.Choice(["use", "operate", "admin"]),
+    default="use",
+    show_default=True,
+    help="Rights; admin is operate today.",
 )
 @click.option("--model", "models", multiple=True, metavar="PATTERN", help="Models it may use, as `org/*`; repeatable.")
-@click.option("--kind", "kinds", multiple=True, type=_KINDS, help="Slice kinds it may use; repeatable.")
+@click.option(
+    "--kind", "kinds", multiple=True, type=_KINDS, help="Slice kinds that models are started on for it; repeatable."
+)
 @click.option("--in-flight", type=click.IntRange(1), metavar="N", help="Most requests at once.")
 @click.option("--per-minute", type=click.IntRange(1), metavar="N", help="Most requests per minute.")
 @click.option("--slices", type=click.IntRange(1), metavar="N", help="Most slices held at once.")

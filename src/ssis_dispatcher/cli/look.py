@@ -70,7 +70,7 @@ def _server(server: dict[str, Any]) -> tuple[str | int, ...]:
 @output_option
 @with_client_and_settings
 def slices(client: Client, loaded: Loaded, local: bool, output: str) -> None:
-    """List the slices, who holds them and what is free.
+    """List the slices: how many, how many are held, what is free.
 
     `-o yaml` writes them as an inventory, which `ssis plan --inventory` reads.
     """

@@ -18,7 +18,8 @@ _HEAD = """# The command line
 `ssis serve` runs the dispatcher; the other commands talk to it, or look at this machine.
 
 - Data goes to standard output and everything else to standard error. `-o json` and `-o yaml` print it for programs.
-- Exit codes: 0 done, 1 it could not be done, 2 asked wrongly (command line or settings), 130 interrupted.
+- Exit codes: 0 done, 1 it could not be done, 2 asked wrongly (the command line, or a setting that cannot be read),
+  130 interrupted.
 - Commands that talk to a dispatcher find it by `--url`, else `$SSIS_URL`, else where `ssis serve` would listen with the
   same settings, and send the key of `--api-key`, else `$SSIS_API_KEY`. See [settings](settings.md).
 - `--cluster` finds the dispatcher that is deployed in a Kubernetes cluster: by the kubeconfig's current context (or the
@@ -59,7 +60,10 @@ def _section(command: click.Command, context: click.Context) -> str:
         [*(f"- `{names}` {' '.join(words.split())}" for names, words in filter(None, records)), ""] if records else []
     )
     if takes_settings:
-        parts += ["Every setting of [settings](settings.md) is a flag of it, too: `--keep-alive 20m`.", ""]
+        parts += [
+            "Most [settings](settings.md) are flags of it, too, as that page says: `--keep-alive 20m`, `--no-access-log`.",
+            "",
+        ]
     return "\n".join(parts)
 
 

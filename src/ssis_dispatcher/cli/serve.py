@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def serve(ctx: click.Context, loaded: Loaded, quiet: bool, try_out: bool, once: bool) -> None:
     """Run the dispatcher in the foreground.
 
-    It stops on Ctrl-C or SIGTERM, when the requests it has taken in are answered. Every setting is a flag here, a
+    It stops on Ctrl-C or SIGTERM, when the requests it has taken in are answered. Most settings are flags here, a
     variable SSIS_…, and a key of the settings file; `ssis config` shows which of them count.
     """
     from ssis_dispatcher import assembly

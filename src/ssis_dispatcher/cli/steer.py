@@ -109,6 +109,9 @@ def pin(client: Client, model: str) -> None:
 @click.argument("model")
 @with_client
 def unpin(client: Client, model: str) -> None:
-    """Let a pinned model go when it is idle."""
+    """Let a pinned model go when it is idle.
+
+    One that the catalogue pins is pinned again at its next start.
+    """
     client.post("/api/models/pin", {"model": model, "pinned": False})
     click.echo(f"{model} is no longer pinned", err=True)

@@ -136,7 +136,7 @@ class Gateway:
         """Who handles what is no inference request."""
         method, path = exchange.method, exchange.path
         need = self._parts.need_of(method, path)
-        if need is None and method != "OPTIONS" and self._takes_post(path):
+        if need is None and method != "OPTIONS" and path in _KNOWN:
             methods = [
                 other for other in ("DELETE", "GET", "POST") if other == "POST" or self._parts.need_of(other, path)
             ]
@@ -177,9 +177,6 @@ class Gateway:
             readable = (b"access-control-expose-headers", b"retry-after, x-request-id")
             return ((b"access-control-allow-origin", origin), readable, (b"vary", b"origin"))
         return ()
-
-    def _takes_post(self, path: str) -> bool:
-        return ("POST", path) in self._exact or self._below("POST", path) is not None
 
     def render(self, exchange: Exchange, problem: Problem) -> tuple[bytes, bytes]:
         """Body and content type of a refusal at the door, in the form of the route that was meant. An exchange whose head

@@ -113,7 +113,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Setting("listen", "Ask for keys on a loopback address, too: for a proxy on this machine that lets others in."),
     ] = False
     keys_file: Annotated[
-        Path, Setting("listen", "Hashed API keys, written by `ssis keys`; or a directory of such files.")
+        Path,
+        Setting("listen", "Hashed API keys, written by `ssis keys`; or a folder of such files, which it only reads."),
     ] = msgspec.field(default_factory=_KEYS)
     trusted_proxies: Annotated[
         Networks, Setting("listen", "Networks whose `Forwarded` and `X-Forwarded-For` headers are believed.")
@@ -313,10 +314,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Setting("models", "Most tokens per seat where neither caller nor catalogue says.", 128)
     ] = 8192
     slice_ceiling_factor: Annotated[
-        float, Setting("models", "A model never takes a slice larger than this many times its need.", 1)
+        float,
+        Setting(
+            "models",
+            "A model takes no slice larger than this many times its need, unless the catalogue's `ceiling` says otherwise or "
+            "its engine runs on `cpu` slices only.",
+            1,
+        ),
     ] = 8.0
     slice_ceiling_free: Annotated[
-        Bytes, Setting("models", "Slices up to this size are always allowed, however small the model.")
+        Bytes,
+        Setting(
+            "models",
+            "Slices up to this size are allowed, however small the model, where the catalogue sets no `ceiling`.",
+        ),
     ] = 24 * GIB
     cache_dir: Annotated[Path, Setting("models", "Downloaded models.")] = msgspec.field(default_factory=_CACHE)
     cache_limit: Annotated[Bytes, Setting("models", "Most bytes of downloaded models; the least recently used go.")] = (
@@ -370,7 +381,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Setting(
             "servers",
             "Longest pause between two starts of a failing model; after a mistake of the configuration it is at least 30 s, "
-            "where somebody takes its servers away at least a minute.",
+            "where somebody takes its servers away again at least a minute.",
         ),
     ] = 300.0
 

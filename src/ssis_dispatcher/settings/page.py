@@ -12,7 +12,7 @@ _HEAD = f"""# Settings
 
 A setting comes from the first of these places that has it:
 
-1. a flag of `ssis serve`: `--keep-alive 20m`
+1. a flag of `ssis serve`, where the table does not say that there is none: `--keep-alive 20m`
 2. the environment: `SSIS_KEEP_ALIVE=20m` (an empty variable counts as not set)
 3. the settings file: `keep_alive = "20m"`. The file is that of `--config`, else that of `$SSIS_CONFIG`, else
    `{CONFIG_FILE}`. It is TOML; settings stand at its top, and paths in it are relative to it.
@@ -27,7 +27,7 @@ How values are written:
 |---|---|
 | duration | `90` (seconds), `"1.5s"`, `"2m30s"`, `"1h"` |
 | size | `65536` (bytes), `"512KiB"`, `"4MiB"`, `"1.5GB"` |
-| switch | `true`, `false`; in the environment also `1`, `0`, `yes`, `no`, `on`, `off` |
+| switch | `true`, `false`; in the environment also `1`, `0`, `yes`, `no`, `on`, `off`; as a flag `--NAME` or `--no-NAME` |
 | list | `["a", "b"]`; in the environment and as a flag `a,b` |
 | table | `{{NAME = "value"}}`; in the environment and as a flag `NAME=value,OTHER=value` |
 | list of shares | `["2GiB", "4x1GiB", "2x4GiB:1.5"]`: count x memory : cores |
@@ -51,11 +51,11 @@ health = "/health"
 | `like` | the engine's own name, else `"vllm"` | The built-in engine that it behaves like: {_BUILT_IN}. |
 | `command` | the built-in's | The program and its arguments, as a list or as one string that is split as by a shell. |
 | `env` | empty | Its environment, besides `server_env`. |
-| `port` | `0` | Its port; 0 chooses a free one for each server and puts it where `{{port}}` stands. |
+| `port` | `0` | Its port; 0 chooses a free one for each server and puts it where `{{port}}` stands in `command`. |
 | `health` | the built-in's | Path that answers 200 when the server can serve. |
 | `dialects` | the built-in's | What it speaks: `openai`, `tgi`. |
 | `seats` | the built-in's | The most requests that it works on at once. |
-| `kinds` | the built-in's | Slice kinds that it runs on: `cpu`, `mig`, `mps`, `gpu`. |
+| `kinds` | `mig`, `mps`, `gpu` | Slice kinds that it runs on: `cpu`, `mig`, `mps`, `gpu`. |
 
 A table that has the name of a built-in engine changes how that one is started; any other name, without `like`, needs a
 `command`. `command` and `env` may contain {_PLACES}; a brace that is meant is written twice.

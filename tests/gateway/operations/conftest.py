@@ -53,7 +53,7 @@ class House:
             self.platform,
             describe=self._describe,
             remember=self._remember,
-            log=lambda event, **fields: None,
+            log=lambda event, *level, **fields: None,
             record=self.broadcast,
         )
         self.desk = Operations(

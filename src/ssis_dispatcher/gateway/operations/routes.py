@@ -40,7 +40,11 @@ ROUTES = (
     Route("GET", "/api/servers/{id}/logs", looking.logs, need=Need.OPERATE, says="the last lines of one"),
     Route("DELETE", "/api/servers/{id}", steering.stop, need=Need.OPERATE, says="stop one; it finishes first"),
     Route(
-        "GET", "/api/slices", looking.slices, need=Need.OPERATE, says="slices: how many, who holds them, what is free"
+        "GET",
+        "/api/slices",
+        looking.slices,
+        need=Need.OPERATE,
+        says="slices: how many, how many are held, what is free",
     ),
     Route("GET", "/api/queue", looking.queue, need=Need.OPERATE, says="who waits for what"),
     Route("GET", "/api/requests/{id}", looking.one_request, need=Need.USE, says="where one request stands"),
