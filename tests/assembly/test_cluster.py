@@ -311,7 +311,9 @@ async def test_who_starts_with_a_bad_config_decides_nothing_until_it_is_put_righ
         await until(lambda: site.cluster.all(EVENTS, NS))
         asking = one.ask()
         reply = await one.client.get("/readyz")
-        assert (reply.status_code, "no resource" in reply.text) == (503, True)
+        assert (reply.status_code, "dispatcher-config" in reply.text, "no resource" in reply.text) == (503, True, False)
+        (event,) = site.cluster.all(EVENTS, NS)
+        assert "no resource" in event["message"]
         await asyncio.sleep(20.0)
         assert not one.cluster.leads
         assert not services(site)
@@ -321,6 +323,24 @@ async def test_who_starts_with_a_bad_config_decides_nothing_until_it_is_put_righ
         container = service["spec"]["template"]["spec"]["containers"][0]
         assert (container["image"], container["resources"]["limits"]) == ("tgi:9", {"nvidia.com/mig-2g.10gb": "1"})
         assert (await one.client.get("/readyz")).status_code == 200
+
+
+async def test_who_starts_with_a_bad_config_beside_a_leader_is_not_ready_and_does_not_take_over(site: Site) -> None:
+    """In a rollout the last one that works would be ended next."""
+    async with site.dispatcher() as one:
+        await one.leading()
+        site.cluster.edit(CONFIGMAPS, "dispatcher-config", NS, lambda item: item["data"].update(nonsense="x"))
+        async with site.dispatcher() as two:
+            await until(lambda: two.cluster.leader() is not None)
+            assert (await two.client.get("/readyz")).status_code == 503
+            assert (await one.client.get("/readyz")).status_code == 200
+            assert (await two.chat()).status_code == 200, "through the leader"
+            await one.die()
+            await asyncio.sleep(30.0)
+            assert not two.cluster.leads
+            site.cluster.edit(CONFIGMAPS, "dispatcher-config", NS, lambda item: item["data"].pop("nonsense"))
+            await two.leading()
+            assert (await two.client.get("/readyz")).status_code == 200
 
 
 async def test_without_a_config_the_settings_count(site: Site) -> None:

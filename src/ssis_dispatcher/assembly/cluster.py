@@ -85,6 +85,7 @@ class Cluster:
         self._in_office = False
         self._changing = asyncio.Event()
         self._chosen = False  # what the operator chooses has been read, at least once
+        self._decided = asyncio.Event()  # it has, or cannot be
         self._refused = ""  # why it could not be
         self._tied = False
         self._complaint: dict[str, Any] | None = None
@@ -139,14 +140,14 @@ class Cluster:
 
     def unready(self) -> Problem | None:
         """Why no request should come here; None where they may."""
+        if self._refused and not self._in_office:  # also while another leads: in a rollout it would be ended next
+            return Problem(503, "no_leader", "This dispatcher cannot lead: dispatcher-config cannot be used.", 10.0)
         if self._in_office or self.leader() is not None:
             return None
-        if self._refused:
-            return Problem(503, "no_leader", f"No dispatcher can lead: {self._refused}", 10.0)
         return Problem(503, "no_leader", "No dispatcher leads yet.", 1.0)
 
     def begin(self, port: int) -> None:
-        """Stand for election, and watch what the operator chooses."""
+        """Watch what the operator chooses, and who leads; stand for election when it is known what is chosen."""
         settings = self._settings
         self._address = settings.replica_address or _own_address(port)
         self._lease = self._candidate()
@@ -159,7 +160,7 @@ class Cluster:
             changed=self._config_changed,
         )
         tasks = self._dispatcher.tasks
-        tasks.start(self._lease.run(), "lease")
+        tasks.start(self._take_part(), "lease")
         tasks.start(config.run(), "dispatcher-config")
         tasks.start(self._first_choices(config), "first dispatcher-config")
         tasks.start(self.store.run(), "learned facts")
@@ -177,12 +178,19 @@ class Cluster:
         if not self._lease.leading:
             self._following.moved()
 
+    async def _take_part(self) -> None:
+        """Stand for election when it is known what the operator chooses, or only watch until that can be known. Nobody may
+        lead before: models would go to slices that are not for them."""
+        await self._decided.wait()
+        if not self._chosen:
+            self._lease = self._candidate(stands=False)
+        await self._lease.run()
+
     async def _hold_office(self) -> None:
-        """Take office when we lead, lay it down when we do not. Nobody does before it is known what the operator chooses:
-        without that, models would go to slices that are not for them."""
+        """Take office when we lead, lay it down when we do not."""
         while True:
             self._changing.clear()
-            if self._lease.leading and self._chosen and not self._in_office:
+            if self._lease.leading and not self._in_office:
                 await self._take_office()
             elif self._in_office and not self._lease.leading:
                 await self.abdicate()
@@ -207,6 +215,7 @@ class Cluster:
 
     async def leave(self) -> None:
         """Hand the lead over, for good: this process is about to end."""
+        self._chosen = True  # too late to stand
         await self.abdicate()
         released = self._lease
         await released.release()
@@ -230,22 +239,25 @@ class Cluster:
             self._choose()
 
     def _choose(self) -> None:
-        """What the operator chooses is known."""
+        """What the operator chooses is known: we may lead."""
         self._refused = ""
         if not self._chosen:
             self._chosen = True
-            self._changing.set()
+            self._decided.set()
+            self._lease.stand()
 
     def _config_changed(self, old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
         """An edit of the ConfigMap. A bad one is refused, and the last good one stays; where there was none, nobody leads."""
         try:
             chosen = choices(self._settings, (new or {}).get("data"), self.engines)
+            changed = self._knowledge.take_choices(chosen.catalogue, chosen.engine)
         except BadFile as error:
             if self._chosen:
                 log("dispatcher-config refused: the choices from before stay in force", ERROR, reason=str(error))
             else:
                 log("dispatcher-config refused: nothing is decided until it is put right", ERROR, reason=str(error))
                 self._refused = str(error)
+                self._decided.set()
             self._complaint = None if new is None else _event(new, str(error))
             self._complain()
             return
@@ -254,16 +266,16 @@ class Cluster:
             self._knowledge.access.take_secret(new["metadata"]["uid"].encode())
         before, self.choices = self.choices, chosen
         self._launcher.change_options(chosen.options)
-        changed = self._knowledge.take_choices(chosen.catalogue, chosen.engine)
         self._dispatcher.forget(changed, "operator: dispatcher-config")
         if chosen != before:
             log("dispatcher-config read", engine=chosen.engine, changed=list(changed))
         self._choose()
 
     def _complain(self) -> None:
-        """Say what is wrong with the ConfigMap where `kubectl describe` shows it. Only the leader does."""
+        """Say what is wrong with the ConfigMap where `kubectl describe` shows it. Only the leader does, and who cannot lead
+        because of it."""
         complaint = self._complaint
-        if complaint is not None and self._lease.leading:
+        if complaint is not None and (self._lease.leading or self._refused):
             self._complaint = None
             self._dispatcher.tasks.start(self._write_event(complaint), "complain")
 

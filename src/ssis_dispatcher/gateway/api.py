@@ -33,9 +33,6 @@ from ssis_dispatcher.telemetry.metrics import Metrics
 _MOST_WAYS = 1024
 """Request lines that are remembered."""
 
-_TWINS = 16
-"""Requests under way with the same id that can be told apart."""
-
 _TICK = 1.0
 """Seconds between two looks at the held requests: how late a heartbeat may be."""
 
@@ -77,6 +74,8 @@ class Gateway:
         self.knows = parts.knows
         self.acquaint = parts.acquaint
         self.requests: dict[str, Inference] = {}
+        self._twins: dict[str, dict[Inference, None]] = {}  # by their id, but for the first of each
+        self._numbers = count(1)
         self._ways: dict[tuple[str, str, bytes], Way] = {}
         self._following = parts.following
         self._parts = parts
@@ -137,10 +136,8 @@ class Gateway:
         method, path = exchange.method, exchange.path
         need = self._parts.need_of(method, path)
         if need is None and method != "OPTIONS" and path in _KNOWN:
-            methods = [
-                other for other in ("DELETE", "GET", "POST") if other == "POST" or self._parts.need_of(other, path)
-            ]
-            exchange.extra = ((b"allow", ", ".join(methods).encode()),)
+            methods = ["GET", "POST"] if self._parts.need_of("GET", path) else ["POST"]
+            exchange.extra = ((b"allow", ", ".join(methods).encode()), *self._origin_allowed(exchange))
             message = f"{path} does not take {method}; it takes {', '.join(methods)}."
             raise DispatchError.of(Problem(405, "method_not_allowed", message))
         if need is not None and need is not Need.PUBLIC:
@@ -164,7 +161,7 @@ class Gateway:
         """Another replica leads from now on: give it a request that waits here. False where there is no other."""
         if self._following is None:
             return False
-        self.requests.pop(inference.name, None)
+        self._forget(inference)
         again = Inference(self, inference.exchange, inference.admitted)
         self._following.handler(self._take_in(again), self.render)(inference.exchange)
         return True
@@ -195,24 +192,36 @@ class Gateway:
     def visit(self, id: str, key: Key) -> int | None:
         """The number under which the fleet knows the request with this id; None when it is not here (any more), or not for
         this key to see."""
-        for name in (id, *(_twin(id, number) for number in range(1, _TWINS))):
-            inference = self.requests.get(name)
-            if inference is not None and key.may_see(inference.admitted.key.name):
+        first = self.requests.get(id)
+        found: list[Inference] = [*([] if first is None else [first]), *self._twins.get(id, ())]
+        for inference in found:
+            if key.may_see(inference.admitted.key.name):
                 return inference.visit.number
         return None
 
     def enter(self, inference: Inference, model: Model, size: int) -> None:
         """Ask the dispatcher for a seat."""
         id, key = inference.exchange.id, inference.admitted.key
-        inference.name = name = id if id not in self.requests else self._name_of_twin(id)
+        inference.name = name = id if id not in self.requests else self._name_of_twin(inference)
         self.requests[name] = inference
         if self._patience is not None and self._sweeper is None:
             self._sweeper = self._loop.call_later(min(_TICK, self._patience), self._sweep, self._patience)
         self.dispatcher.enter(inference, model, key.name, size, id, self._patience, key.fleet_limits)
 
-    def _name_of_twin(self, id: str) -> str:
+    def _name_of_twin(self, inference: Inference) -> str:
         """Another name for a request whose id one that is under way has already: callers choose ids."""
-        return next(name for number in count(1) if (name := _twin(id, number)) not in self.requests)
+        id = inference.exchange.id
+        self._twins.setdefault(id, {})[inference] = None
+        return f"{id}#{next(self._numbers)}"  # which no id has in it
+
+    def _forget(self, inference: Inference) -> None:
+        """It is under way here no more."""
+        name, inference.name = inference.name, ""
+        self.requests.pop(name, None)
+        if self._twins and inference in (twins := self._twins.get(inference.exchange.id, {})):
+            del twins[inference]
+            if not twins:
+                del self._twins[inference.exchange.id]
 
     def info(self, model: Model) -> bytes:
         """What is known of a model whose engine has no ``/info``. Nothing is started for it: of a model that does not run,
@@ -280,7 +289,7 @@ class Gateway:
             self._turned_away(exchange)
             return
         id, admitted, relay, model = exchange.id, inference.admitted, inference.relay, inference.model
-        self.requests.pop(inference.name, None)
+        self._forget(inference)
         now = self.time()
         began, seated, first = exchange.started, inference.seated_at, None if relay is None else relay.first_byte_at
         row = Finished(
@@ -311,20 +320,20 @@ class Gateway:
             return
         now = self.time()
         row = Finished(
-            "",
-            exchange.id,
-            "",
-            method,
-            _template(path),
-            dialect.name,
-            "",
-            exchange.status,
-            exchange.sent,
-            _micro(now - exchange.started),
-            None,
-            None,
-            "",
-            "refused",
+            time="",
+            id=exchange.id,
+            caller="",
+            method=method,
+            route=_template(path),
+            dialect=dialect.name,
+            model="",
+            status=exchange.status,
+            sent=exchange.sent,
+            duration=_micro(now - exchange.started),
+            held=None,
+            ttfb=None,
+            server="",
+            outcome="refused",
         )
         self.metrics.finished(row)
         if self._access is not None:
@@ -334,10 +343,6 @@ class Gateway:
 def _micro(seconds: float) -> float:
     """To the microsecond, so that no log line says 0.10000000000002274."""
     return int(seconds * 1e6 + 0.5) / 1e6
-
-
-def _twin(id: str, number: int) -> str:
-    return f"{id}#{number}"  # which no id has in it
 
 
 def _with_key(app: App) -> App:

@@ -149,7 +149,7 @@ class Relay(msgspec.Struct, eq=False):
         if not isinstance(back, _Back):
             headers.note = back = _Back(headers)
         if self._by_gateway:
-            if self._was_a_hop(status, back.content_type, body):
+            if len(body) <= _TAIL and self._was_a_hop(status, back.content_type, body):
                 return
             self._by_gateway = False
         if self._begun or self._translator is not None or back.events:
@@ -183,7 +183,7 @@ class Relay(msgspec.Struct, eq=False):
         return True
 
     def on_head(self, status: int, headers: Lines, length: int | None) -> None:
-        if self._by_gateway and status >= 400:
+        if self._by_gateway and status >= 400 and self.exchange.method != "HEAD":
             self._doubtful = (status, headers, length)  # who has answered is seen when all of it is there
             self._held = []
             return
@@ -251,7 +251,7 @@ class Relay(msgspec.Struct, eq=False):
                 self._let_go_of(self._held)
 
     def _doubt(self, data: bytes, status: int, headers: Lines, length: int | None) -> None:
-        """More of an error that may be the gateway's. No gateway says that much."""
+        """More of an error that may be the gateway's; none says more than 4 KiB."""
         held = self._held
         assert held is not None
         held.append(data)
@@ -327,7 +327,7 @@ class Relay(msgspec.Struct, eq=False):
 
     def _whole(self, body: bytes, length: int | None, content_type: bytes) -> bool:
         """The same of a body that is no stream, and that is here from its beginning. One that said its ``length`` was counted
-        by HTTP: then its end tells enough."""
+        by HTTP: then its end tells enough, but for what is neither an object nor a list."""
         if length == 0:
             return True
         if length is None or body[:1] not in (b"{", b"["):

@@ -126,8 +126,8 @@ class Kube:
     """One cluster's API.
 
     ``reachable``: whether the API server answered when it was last asked anything; `returned` is set while it does.
-    ``fence``, where set, is asked right before every attempt to write anything but a Lease: False, and the attempt ends as
-    an `ApiError` that is ``fenced``.
+    ``fence``, where set, is asked right before every attempt to write anything but a Lease or an Event: False, and the
+    attempt ends as an `ApiError` that is ``fenced``.
     """
 
     def __init__(
@@ -381,7 +381,7 @@ class Kube:
             timeout=timeout,
             patience=patience,
             urgent=kind is LEASES,
-            fence=None if kind is LEASES else self.fence,
+            fence=None if kind in (LEASES, EVENTS) else self.fence,
         )
 
     async def _call(

@@ -74,7 +74,8 @@ class Lease:
         self._stands = stands
         self._told: object = (False, False, "", "")
         self._ours = False
-        self._released = asyncio.Event()
+        self._released = False
+        self._woken = asyncio.Event()  # there is something to do before it is time
         self._busy = asyncio.Lock()
         self._lapse: asyncio.TimerHandle | None = None
         self._record: Object | None = None  # as last read or written; None where there is none
@@ -117,9 +118,9 @@ class Lease:
     # What is done
 
     async def run(self) -> None:
-        """Stand for election, and renew what was won, until cancelled or `release`."""
+        """See who leads, stand for election where that is wanted, and renew what was won, until cancelled or `release`."""
         try:
-            while not self._released.is_set():
+            while not self._released:
                 async with self._busy:
                     seconds = await self._attempt()
                 self._tell()
@@ -128,10 +129,16 @@ class Lease:
             if self._lapse is not None:
                 self._lapse.cancel()
 
+    def stand(self) -> None:
+        """Stand for election from now on."""
+        self._stands = True
+        self._woken.set()
+
     async def release(self) -> None:
         """Stand no more. If we lead, somebody else may at once: whoever calls this has stopped writing. Takes no longer than
         the API server takes, nor than some seconds, and raises nothing: what cannot be given back expires."""
-        self._released.set()
+        self._released = True
+        self._woken.set()
         async with self._busy:
             ours, self._ours = self._ours, False
             self._tell()
@@ -146,12 +153,13 @@ class Lease:
 
     async def _rest(self, until: float) -> None:
         """Sleep, in naps that are shorter than what is taken for a pause."""
-        while (left := until - _now()) > 0.001 and not self._released.is_set():
+        while (left := until - _now()) > 0.001 and not self._woken.is_set():
             try:
                 async with asyncio.timeout(min(left, RENEW)):
-                    await self._released.wait()
+                    await self._woken.wait()
             except TimeoutError:
                 self._stir()
+        self._woken.clear()
 
     def _stir(self) -> None:
         """Note that we are awake; and whether we were paused, and may have been succeeded."""

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import msgspec
 
-TAIL = 4096
-"""Bytes of a reply's end that are looked at."""
-
 EVENT_STREAM = b"text/event-stream"
 
 
