@@ -158,18 +158,20 @@ class Bench:
         return best
 
     def load_once(self, mode: str, target: Target, count: int, shot: Shot) -> Run:
-        begun, before, kernel = time.monotonic(), self.clocks(target), target.kernel()
+        begun, before = time.monotonic(), self.clocks(target)
         load = Load(mode, target.port, count, self.options.seconds, shot, candidates.key())
         report = load.report()
-        own, known, machine = (now - then for now, then in zip(self.clocks(target), before, strict=True))
+        own, kernel, known, machine = (now - then for now, then in zip(self.clocks(target), before, strict=True))
         if report.errors:
             print(f"{target.name}: {report.errors} errors, {load.complaint.strip()[:300]}", file=sys.stderr)
-        return Run(report, own, target.kernel() - kernel, 100 * (machine - own - known) / (time.monotonic() - begun))
+        return Run(report, own, kernel, 100 * (machine - own - known) / (time.monotonic() - begun))
 
-    def clocks(self, target: Target) -> tuple[float, float, float]:
-        """Seconds of processor time: the target's, the fake server's with the load generators', the whole machine's."""
+    def clocks(self, target: Target) -> tuple[float, float, float, float]:
+        """Seconds of processor time: the target's, the kernel's for it, the fake server's with the load generators', the
+        whole machine's."""
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return target.cpu(), self._upstream.cpu() + children.ru_utime + children.ru_stime, machine_cpu()
+        known = self._upstream.cpu() + children.ru_utime + children.ru_stime
+        return target.cpu(), target.kernel(), known, machine_cpu()
 
 
 MEASURES: dict[str, Callable[[Bench, Target], None]] = {

@@ -649,9 +649,14 @@ class TestGateways:
         async def script(call: OriginCall) -> None:
             nonlocal asked
             asked += 1
+            said = b""
             for piece in pieces[reads]:
+                if said:  # each is a read of its own
+                    await until(lambda: home.relays[0]._doubtful is not None)
                 await call.say(piece)
-                await asyncio.sleep(0.02)
+                said += piece
+                if 0 < len(said) - len(self.HOP) < len(self.WORDS):
+                    await until(lambda: home.relays[0]._holds)
 
         async with house(script) as (home, wire):
             reply = await wire.ask(post())
@@ -663,7 +668,7 @@ class TestGateways:
 
         async def script(call: OriginCall) -> None:
             await call.say(head, text[:3_000])
-            await asyncio.sleep(0.02)
+            await until(lambda: home.relays[0]._holds == 3_000)
             await call.say(text[3_000:])
 
         async with house(script) as (home, wire):
@@ -677,7 +682,7 @@ class TestGateways:
             await call.say(
                 b"HTTP/1.1 503 X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
             )
-            await asyncio.sleep(0.02)
+            await until(lambda: home.relays[0]._doubtful is not None)
             await call.say(body)
 
         async with house(script) as (home, wire):

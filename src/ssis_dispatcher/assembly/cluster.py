@@ -86,7 +86,6 @@ class Cluster:
         self._changing = asyncio.Event()
         self._chosen = False  # what the operator chooses has been read, at least once
         self._decided = asyncio.Event()  # it has, or cannot be
-        self._refused = ""  # why it could not be
         self._tied = False
         self._complaint: dict[str, Any] | None = None
 
@@ -140,7 +139,7 @@ class Cluster:
 
     def unready(self) -> Problem | None:
         """Why no request should come here; None where they may."""
-        if self._refused and not self._in_office:  # also while another leads: in a rollout it would be ended next
+        if self._decided.is_set() and not self._chosen:  # also while another leads: in a rollout it would be ended next
             return Problem(503, "no_leader", "This dispatcher cannot lead: dispatcher-config cannot be used.", 10.0)
         if self._in_office or self.leader() is not None:
             return None
@@ -174,7 +173,6 @@ class Cluster:
     def _moved(self) -> None:
         self.tie()
         self._changing.set()
-        self._complain()
         if not self._lease.leading:
             self._following.moved()
 
@@ -240,7 +238,6 @@ class Cluster:
 
     def _choose(self) -> None:
         """What the operator chooses is known: we may lead."""
-        self._refused = ""
         if not self._chosen:
             self._chosen = True
             self._decided.set()
@@ -256,7 +253,6 @@ class Cluster:
                 log("dispatcher-config refused: the choices from before stay in force", ERROR, reason=str(error))
             else:
                 log("dispatcher-config refused: nothing is decided until it is put right", ERROR, reason=str(error))
-                self._refused = str(error)
                 self._decided.set()
             self._complaint = None if new is None else _event(new, str(error))
             self._complain()
@@ -275,7 +271,7 @@ class Cluster:
         """Say what is wrong with the ConfigMap where `kubectl describe` shows it. Only the leader does, and who cannot lead
         because of it."""
         complaint = self._complaint
-        if complaint is not None and (self._lease.leading or self._refused):
+        if complaint is not None and (self._lease.leading or not self._chosen):
             self._complaint = None
             self._dispatcher.tasks.start(self._write_event(complaint), "complain")
 

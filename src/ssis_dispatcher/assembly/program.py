@@ -241,7 +241,7 @@ def policy(settings: Settings) -> Policy:
 
 def callers(settings: Settings) -> Callers:
     """Keys, or none: the address that is listened on decides. Raises `DispatchError` when keys are needed and missing."""
-    if settings.insecure or (settings.listens_on_loopback and not settings.require_keys):
+    if settings.insecure or settings.is_private:
         return Keyless()
     keyring = Keyring([settings.keys_file])
     if not len(keyring):

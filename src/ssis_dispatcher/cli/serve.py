@@ -79,7 +79,7 @@ def _where(settings: Settings, url: str) -> str:
 
 
 def _callers(settings: Settings) -> str:
-    if settings.listens_on_loopback and not settings.require_keys:
+    if settings.is_private:
         return "programs of this machine, without a key"
     return "anybody, without a key (--insecure)" if settings.insecure else f"those with a key of {settings.keys_file}"
 

@@ -117,9 +117,7 @@ class Lifecycle:
         slice = before.shelf.slice
         if before.node == event.node and event.slice in ("", slice.name):
             return
-        bin = stock.found(event.node, event.slice or slice.name)
-        if bin is None:
-            bin = stock.bin(event.node, slice)
+        bin = stock.found(event.node, event.slice or slice.name) or stock.bin(event.node, slice)
         if bin is not before:
             stock.move(server, bin)
             self._fleet.allotment.offer_at(before, server.count, now)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from ssis_dispatcher.engines import llamacpp, plain, sglang, tgi, vllm
 from ssis_dispatcher.engines.base import Engine
-from ssis_dispatcher.engines.llamacpp import LlamaCpp
-from ssis_dispatcher.engines.plain import Plain
-from ssis_dispatcher.engines.sglang import SGLang
-from ssis_dispatcher.engines.tgi import TGI
-from ssis_dispatcher.engines.vllm import VLLM
 
-_ALL: tuple[Engine, ...] = (LlamaCpp(), TGI(), VLLM(), SGLang(), Plain())
+_ALL: tuple[Engine, ...] = (llamacpp.LlamaCpp(), tgi.TGI(), vllm.VLLM(), sglang.SGLang(), plain.Plain())
 
 ENGINES: Mapping[str, Engine] = MappingProxyType({engine.name: engine for engine in _ALL})
+
+PATHS = frozenset(
+    path for engine in (llamacpp, tgi, vllm, sglang, plain) for path in engine.ROUTES.get | engine.ROUTES.post
+)
+"""Of all their routes that callers may use."""

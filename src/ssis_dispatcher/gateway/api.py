@@ -308,9 +308,7 @@ class Gateway:
             inference.server,
             "gone" if exchange.gone and not exchange.status else inference.outcome,
         )
-        self.metrics.finished(row)
-        if self._access is not None:
-            self._access.record(row, now)
+        self._put_down(row, now)
 
     def _turned_away(self, exchange: Exchange) -> None:
         """An inference request that came no further than the door, or that could not be read."""
@@ -335,6 +333,9 @@ class Gateway:
             server="",
             outcome="refused",
         )
+        self._put_down(row, now)
+
+    def _put_down(self, row: Finished, now: float) -> None:
         self.metrics.finished(row)
         if self._access is not None:
             self._access.record(row, now)

@@ -12,9 +12,6 @@ from ssis_dispatcher.http.server import Exchange
 _LOOPBACK = re.compile(rb"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]")
 
 
-_FOREIGN = "Without API keys this dispatcher refuses calls from web pages of other origins."
-
-
 class NotJson(CallerError):
     """Send the body as application/json."""
 
@@ -48,28 +45,25 @@ class Door:
         self._callers.refresh(now)
 
     def _guard(self, exchange: Exchange) -> None:
-        if not _LOOPBACK.fullmatch(_name(exchange.header(b"host") or b"")):
+        if not _is_loopback(exchange.header(b"host") or b""):
             raise Forbidden(
                 "Without API keys this dispatcher answers only to localhost and loopback addresses. For other names it needs "
                 "keys: 'ssis keys create', and the setting require_keys."
             )
         origin = exchange.header(b"origin")
-        if origin is not None and not self._may_call(origin):
-            raise Forbidden(_FOREIGN)
-        if origin is None and exchange.header(b"sec-fetch-site") == b"cross-site":
-            raise Forbidden(_FOREIGN)
+        points_here = origin is None and exchange.header(b"sec-fetch-site") == b"cross-site"
+        if points_here or (origin is not None and not self._may_call(origin)):
+            raise Forbidden("Without API keys this dispatcher refuses calls from web pages of other origins.")
         if exchange.method == "POST":
             kind = exchange.header(b"content-type") or b""
             if kind.partition(b";")[0].strip().lower() != b"application/json":
                 raise NotJson("Send the body as JSON, with the header 'Content-Type: application/json'.")
 
     def _may_call(self, origin: bytes) -> bool:
-        return not self._origins.isdisjoint((origin, b"*")) or bool(
-            _LOOPBACK.fullmatch(_name(origin.partition(b"://")[2]))
-        )
+        return not self._origins.isdisjoint((origin, b"*")) or _is_loopback(origin.partition(b"://")[2])
 
 
-def _name(host: bytes) -> bytes:
-    """A Host value without its port."""
+def _is_loopback(host: bytes) -> bool:
+    """Whether a Host value, with or without a port, is one of this machine's own names."""
     name, colon, port = host.rpartition(b":")
-    return (name if colon and port.isdigit() else host).lower()
+    return _LOOPBACK.fullmatch((name if colon and port.isdigit() else host).lower()) is not None

@@ -231,7 +231,7 @@ class Relay(msgspec.Struct, eq=False):
 
     def on_body(self, data: bytes) -> None:
         if self._doubtful is not None:
-            self._doubt(data, *self._doubtful)
+            self._doubt(data)
             return
         if self.first_byte_at is None:
             self.first_byte_at = self._clock()
@@ -250,16 +250,23 @@ class Relay(msgspec.Struct, eq=False):
             if self._holds > _HELD:
                 self._let_go_of(self._held)
 
-    def _doubt(self, data: bytes, status: int, headers: Lines, length: int | None) -> None:
+    def _doubt(self, data: bytes) -> None:
         """More of an error that may be the gateway's; none says more than 4 KiB."""
-        held = self._held
-        assert held is not None
-        held.append(data)
+        assert self._held is not None
+        self._held.append(data)
         self._holds += len(data)
         if self._holds > _TAIL:
-            self._doubtful, self._by_gateway, self._held, self._holds = None, False, None, 0
+            status, headers, length, body = self._settled()
+            self._by_gateway = False
             self.on_head(status, headers, length)
-            self.on_body(b"".join(held))
+            self.on_body(body)
+
+    def _settled(self) -> tuple[int, Lines, int | None, bytes]:
+        """The error that was doubtful, as far as it has come; it is no more."""
+        assert self._doubtful is not None
+        settled = *self._doubtful, b"".join(self._held or ())
+        self._doubtful, self._held, self._holds = None, None, 0
+        return settled
 
     def _let_go_of(self, held: list[bytes]) -> None:
         """The reply is too long to be held."""
@@ -285,9 +292,7 @@ class Relay(msgspec.Struct, eq=False):
 
     def on_end(self) -> None:
         if self._doubtful is not None:
-            (status, headers, length), body = self._doubtful, b"".join(self._held or ())
-            self._doubtful, self._held, self._holds = None, None, 0
-            self.on_reply(status, headers, length, body)
+            self.on_reply(*self._settled())
             return
         self._call = None
         try:

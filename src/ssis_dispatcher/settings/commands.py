@@ -79,7 +79,7 @@ def _command(raw: object) -> tuple[str, ...]:
     return words
 
 
-def _env(raw: object) -> tuple[tuple[str, str], ...]:
+def _env(raw: object) -> kinds.Pairs:
     return tuple((name, _filled(value)) for name, value in kinds.read_variables(raw))
 
 

@@ -413,6 +413,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_key: Annotated[str | None, Setting("client", "The API key that they send.", secret=True)] = None
 
     @property
+    def is_private(self) -> bool:
+        """Whether only programs of this machine may call, and need no key."""
+        return self.listens_on_loopback and not self.require_keys
+
+    @property
     def listens_on_loopback(self) -> bool:
         """Whether only this machine can reach ``host``. That, and never who calls, decides whether keys are needed."""
         try:

@@ -29,7 +29,7 @@ How values are written:
 | size | `65536` (bytes), `"512KiB"`, `"4MiB"`, `"1.5GB"` |
 | switch | `true`, `false`; in the environment also `1`, `0`, `yes`, `no`, `on`, `off`; as a flag `--NAME` or `--no-NAME` |
 | list | `["a", "b"]`; in the environment and as a flag `a,b` |
-| table | `{{NAME = "value"}}`; in the environment and as a flag `NAME=value,OTHER=value` |
+| table, variables | `{{NAME = "value"}}`; in the environment and as a flag `NAME=value,OTHER=value` |
 | list of shares | `["2GiB", "4x1GiB", "2x4GiB:1.5"]`: count x memory : cores |
 
 Where the default is `none`, or the kind allows it, `none` can be written to say so.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import http.client
-import ipaddress
 import json
 import socket
 import time
@@ -66,7 +65,7 @@ def _is_ours(settings: Settings) -> bool:
 
 def keys(settings: Settings) -> Check:
     """Beyond loopback, callers need keys; how many there are, and whether any still count."""
-    if _is_loopback(settings.host) and not settings.require_keys:
+    if settings.is_private:
         return Check("keys", True, f"{settings.host} is reached from this machine only: no keys are needed")
     make = "ssis keys create NAME"
     if settings.insecure:
@@ -86,10 +85,3 @@ def keys(settings: Settings) -> Check:
     what = "holds none that is still valid" if records else "holds none"
     why = "require_keys is set" if settings.require_keys else f"{settings.host} can be reached from elsewhere"
     return Check("keys", False, f"{why}, and {settings.keys_file} {what}", make)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -35,7 +35,6 @@ _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _anything = msgspec.json.Decoder().decode
 _parameters: Callable[[bytes], dict[str, Any] | None] = msgspec.json.Decoder(dict[str, Any] | None).decode
 
-
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -50,7 +49,7 @@ def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
             body.decode()
         except UnicodeDecodeError:
             raise InvalidRequest("The body is not UTF-8.", code="invalid_json") from None
-    try:
+    try:  # not by `part`, whose call every warm request would pay for
         value = decode(body)
     except _UNREADABLE as error:
         raise _refusal(error, "") from None

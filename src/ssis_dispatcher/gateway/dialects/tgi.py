@@ -14,6 +14,7 @@ import msgspec
 
 from ssis_dispatcher.engines.base import Engine
 from ssis_dispatcher.engines.generation import Generation, read
+from ssis_dispatcher.engines.registry import PATHS
 from ssis_dispatcher.errors import InvalidRequest, NotFound, Problem
 from ssis_dispatcher.gateway.dialects import generated
 from ssis_dispatcher.gateway.dialects.base import Headers, InferenceRequest, Upstream
@@ -21,15 +22,7 @@ from ssis_dispatcher.gateway.dialects.problems import PROBLEM_JSON, problem_json
 from ssis_dispatcher.gateway.dialects.reading import Once, decoded, hub_token, parameters, plain_wish
 from ssis_dispatcher.gateway.dialects.sse import json_closed, stream_ended
 
-KNOWN = frozenset(
-    {"", "generate", "generate_stream", "info", "health", "metrics", "ping", "tokenize", "detokenize", "chat_tokenize"}
-    | {"invocations", "vertex", "completion", "infill", "apply-template", "embedding", "embeddings", "rerank", "props"}
-    | {"slots", "load", "version", "pooling", "classify", "score", "encode", "ready", "model_info", "get_model_info"}
-    | {"completions", "chat/completions", "responses", "reranking", "health_generate", "v2/rerank", "models"}
-    | {f"v1/{name}" for name in ("chat/completions", "completions", "embeddings", "responses", "models", "messages")}
-    | {f"v1/{name}" for name in ("health", "rerank", "score", "tokenize", "detokenize", "classify")}
-    | {f"v1/audio/{name}" for name in ("transcriptions", "translations")}
-)
+KNOWN = frozenset(path.removeprefix("/") for path in PATHS) | {"props", "slots"}
 """Engine routes by which a bare model name is told from ``org/name``."""
 
 GENERATES = frozenset({"/", "/generate", "/generate_stream"})
